@@ -1,0 +1,155 @@
+"""Applying: fold an edit into the weights inside a ``with`` block, or run it as hooks."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from s2e_lens.attribution import check_weights
+from s2e_lens.errors import FrameError, MismatchError, ShapeError
+from s2e_lens.models import LensModel, SiteFn
+from s2e_lens.results import SITES, Edit, Site
+
+CHUNK_ROWS = 1024
+"""Rows of a weight that are widened to float32 at a time."""
+
+
+@dataclass(frozen=True)
+class Realised:
+    """How much of a planned update the weights' dtype could take up (1.0 and 0.0 but for rounding in float32)."""
+
+    planned: Mapping[tuple[Site, int], float]
+    """‖ΔW‖ of each touched site and layer, as planned."""
+    along: Mapping[tuple[Site, int], float]
+    """<ΔW realised, ΔW planned>."""
+    missed: Mapping[tuple[Site, int], float]
+    """‖ΔW realised - ΔW planned‖."""
+
+    @property
+    def fraction(self) -> float:
+        """<realised, planned> / ‖planned‖² over all touched weights."""
+        total = sum(size**2 for size in self.planned.values())
+        return sum(self.along.values()) / total if total else 1.0
+
+    @property
+    def relative_error(self) -> float:
+        """‖realised - planned‖ / ‖planned‖ over all touched weights."""
+        total = sum(size**2 for size in self.planned.values())
+        return (sum(size**2 for size in self.missed.values()) / total) ** 0.5 if total else 0.0
+
+    @property
+    def norm(self) -> float:
+        """‖ΔW‖ over all touched weights, as planned."""
+        return sum(size**2 for size in self.planned.values()) ** 0.5
+
+
+def check_editable(model: LensModel, edit: Edit, *, force: bool = False) -> None:
+    """Refuse an edit that does not fit a model, or weights that already carry one.
+
+    Raises:
+        ShapeError: if the shapes differ (never forced).
+        MismatchError: if it was measured on other weights, or the weights carry an edit, unless ``force``.
+        NotEditableError: for quantised, offloaded or expert weights.
+    """
+    for site in SITES:
+        want = [model.shapes.n_layers, *model.shapes.components(site)]
+        for term in edit[site]:
+            if list(term.k.shape) != want or term.u.shape[-1] != model.shapes.d_model:
+                raise ShapeError(
+                    f"the {site} edit is for [layer, component, d_in] = {list(term.k.shape)} and d_model {term.u.shape[-1]}; "
+                    f"{model.name} has {want} and {model.shapes.d_model}. Plan it on this model."
+                )
+    if model.carries_edit and not force:
+        raise MismatchError(
+            f"{model.name} already carries an edit: {model.carries_edit}. Load the unedited checkpoint, or use force (--force) "
+            "to put a second edit on top."
+        )
+    check_weights(model, edit.provenance.weight_hash, what="edit was planned", force=force)
+
+
+@contextmanager
+def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Realised]:
+    """Fold an edit into the live weights for the ``with`` block; afterwards the old weights are copied back, bit for bit.
+
+    W <- round(float32(W) + Σ_terms outer(λ k, u)), added in float32 and rounded once. The weights come back also after
+    an exception. Tensors of untouched layers are never written.
+
+    Yields:
+        how much of the planned update was realised in the model's dtype.
+
+    Raises:
+        MismatchError: if the model carries an edit already, or is not the one the edit was planned on, unless ``force``.
+        NotEditableError: for quantised, offloaded or expert weights.
+    """
+    check_editable(model, edit, force=force)
+    touched = {(site, layer): _flat(model, site, layer) for site in SITES for layer in edit.touched(site)}
+    saved: dict[tuple[Site, int], Tensor] = {}
+    planned, along, missed = {}, {}, {}
+    with torch.no_grad():
+        try:
+            for key, weight in touched.items():
+                saved[key] = weight.clone()
+                planned[key], along[key], missed[key] = _fold(edit, *key, weight)
+            yield Realised(planned, along, missed)
+        finally:
+            with torch.no_grad():
+                for key, old in saved.items():
+                    touched[key].copy_(old)
+
+
+def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total d_model"]:
+    """The live weight as one matrix, or FrameError if that would be a copy."""
+    weight = model.weight(site, layer)
+    flat = weight.detach().flatten(0, 1)
+    if flat.data_ptr() != weight.data_ptr():
+        raise FrameError(
+            f"the {site} weight of layer {layer} of {model.name} cannot be viewed as one matrix: editing would change a copy."
+        )
+    return flat
+
+
+def _fold(edit: Edit, site: Site, layer: int, weight: Float[Tensor, "d_in_total d_model"]) -> tuple[float, float, float]:
+    """Add the edit in place; returns ‖planned‖, <realised, planned> and ‖realised - planned‖."""
+    factors = torch.stack([term.factor(layer) for term in edit[site]]).to(weight.device)
+    units = torch.stack([term.u[layer] for term in edit[site]]).to(weight.device)
+    planned = along = missed = 0.0
+    for start in range(0, weight.shape[0], CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        delta = factors[:, rows].T @ units
+        if not delta.any():
+            continue
+        old = weight[rows].to(torch.float32, copy=True)  # .float() of a float32 tensor would be a view
+        weight[rows] = (old + delta).to(weight.dtype)
+        change = weight[rows].float() - old
+        planned += float(delta.double().square().sum())
+        along += float((change.double() * delta.double()).sum())
+        missed += float((change - delta).double().square().sum())
+    return planned**0.5, along, missed**0.5
+
+
+def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> AbstractContextManager[None]:
+    """The same edit without touching a weight: y <- y + Σ_terms (x · λk) u at every edited site and layer.
+
+    Gives the logits of :func:`edited` to rounding, also on quantised weights, which cannot be edited.
+
+    Raises:
+        MismatchError: as :func:`edited`.
+    """
+    check_editable(model, edit, force=force)
+    return model.intercept({(site, layer): _hook(edit, site, layer) for site in SITES for layer in edit.touched(site)})
+
+
+def _hook(edit: Edit, site: Site, layer: int) -> SiteFn:
+    factors = torch.stack([term.factor(layer) for term in edit[site]])
+    units = torch.stack([term.u[layer] for term in edit[site]])
+
+    def add(
+        x: Float[Tensor, "batch pos component d_in"], y: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        fired = x.flatten(-2).float() @ factors.T.to(x.device)
+        return (y.float() + fired @ units.to(y.device)).to(y.dtype)
+
+    return add

@@ -1,0 +1,7 @@
+"""Models: the only importer of transformer_lens. One adapter over a bridge, a HookedTransformer and plain HF models."""
+
+from s2e_lens.models.base import LensModel, Shapes, SiteFn
+from s2e_lens.models.loading import load_model
+from s2e_lens.models.text import TextCodec
+
+__all__ = ["LensModel", "Shapes", "SiteFn", "TextCodec", "load_model"]

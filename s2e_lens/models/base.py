@@ -1,0 +1,215 @@
+"""What the rest of the package asks of a model: shapes, live weights, one way to intercept, tokens, generation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from s2e_lens.errors import ModelError, NotEditableError
+from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.text import TextCodec
+from s2e_lens.results import Provenance, Site, command_line
+
+SiteFn = Callable[
+    [Float[Tensor, "batch pos component d_in"], Float[Tensor, "batch pos d_model"]],
+    Float[Tensor, "batch pos d_model"] | None,
+]
+"""Called with what enters a projection (x) and its raw output (y); returns a new y, or None to leave it."""
+
+EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a model; ``d_mlp`` is 0 where blocks have no neurons of their own (mixture of experts)."""
+
+    n_layers: int
+    n_heads: int
+    d_head: int
+    d_model: int
+    d_mlp: int
+    n_ctx: int
+    d_vocab: int
+
+    def components(self, site: Site) -> tuple[int, int]:
+        """(number of components, d_in) of a site."""
+        return (self.n_heads, self.d_head) if site == "attn" else (self.d_mlp, 1)
+
+
+class LensModel(ABC):
+    """A model as s2e_lens sees it. Made by :func:`s2e_lens.load_model`; the subclasses differ in what they wrap."""
+
+    name: str
+    revision: str | None
+    shapes: Shapes
+    text: TextCodec
+    carries_edit: str | None = None
+    """What is known of an edit that these weights already carry (an exported checkpoint says so), or None."""
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _weight(self, site: Site, layer: int) -> Tensor:
+        """The live weight as [component, d_in, d_model], unchecked."""
+
+    @abstractmethod
+    def bias(self, site: Site, layer: int) -> Float[Tensor, " d_model"] | None:
+        """b_O or b_out, or None where the projection has none."""
+
+    @property
+    @abstractmethod
+    def twin(self) -> nn.Module:
+        """A plain Hugging Face model with these very weights, for export and for runs without hooks.
+
+        Raises:
+            ModelError: if there is none (a HookedTransformer loaded without ``hf_model=``).
+        """
+
+    @property
+    @abstractmethod
+    def module_names(self) -> Mapping[tuple[Site, int], str]:
+        """Where the twin keeps each projection, such as ``model.layers.3.self_attn.o_proj``."""
+
+    def weight(self, site: Site, layer: int) -> Float[Tensor, "component d_in d_model"]:
+        """The live weight of a site: writing into this tensor changes the model.
+
+        Raises:
+            NotEditableError: for quantised, offloaded or expert weights, which cannot be read or written this way.
+        """
+        n, d_in = self.shapes.components(site)
+        if n == 0:
+            raise NotEditableError(
+                f"{self.name} has mixture-of-experts blocks: their output is not a sum over neurons, so there is no "
+                "W_out to read or edit. Leave the mlp site out (no --rho-mlp); heads work as usual."
+            )
+        weight = self._weight(site, layer)
+        if weight.device.type == "meta":
+            raise NotEditableError(
+                f"the {site} weights of layer {layer} of {self.name} are offloaded (on the meta device) and cannot be "
+                "edited in place. Load the model whole (no device_map with cpu or disk), or export a LoRA adapter."
+            )
+        if weight.dtype not in EDITABLE_DTYPES:
+            raise NotEditableError(
+                f"the {site} weights of layer {layer} of {self.name} are {weight.dtype}: quantised weights cannot be "
+                "edited in place. Load the checkpoint in float32 or bfloat16; hooks work on the quantised model."
+            )
+        want = (n, d_in, self.shapes.d_model)
+        if tuple(weight.shape) != want:
+            raise NotEditableError(
+                f"the {site} weights of layer {layer} of {self.name} have shape {tuple(weight.shape)}, expected {want}. "
+                "Is the model quantised or wrapped (PEFT)? Merge the adapter, or load the plain checkpoint."
+            )
+        return weight
+
+    @property
+    def W_O(self) -> Sequence[Float[Tensor, "head d_head d_model"]]:
+        """Live output matrices of the heads, one tensor per layer."""
+        return [self.weight("attn", layer) for layer in range(self.shapes.n_layers)]
+
+    @property
+    def W_out(self) -> Sequence[Float[Tensor, "neuron d_model"]]:
+        """Live output vectors of the neurons, one tensor per layer."""
+        return [self.weight("mlp", layer)[:, 0] for layer in range(self.shapes.n_layers)]
+
+    def weight_hash(self) -> str:
+        """A hash of every parameter (names, shapes, dtypes, contents) as it is now."""
+        return hash_tensors(self.twin.named_parameters())
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where inputs go."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+
+    @abstractmethod
+    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> AbstractContextManager[None]:
+        """Call ``fns[site, layer](x, y)`` at each forward pass inside the ``with`` block; y may be replaced.
+
+        y is the raw output of the projection, before any norm that follows it, and x is what enters it: z
+        [batch, pos, head, d_head] or post [batch, pos, neuron, 1]. Works at prefill and at every decoded token. Blocks
+        nest, in the order they were entered; every hook is gone afterwards, also after an exception.
+        """
+
+    @abstractmethod
+    def logits(
+        self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits at every position (right padding)."""
+
+    @abstractmethod
+    def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
+        """Run the blocks for what is intercepted; the logits are not computed."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        """Continue each prompt; the new token ids of each, cut at the first end-of-sequence token.
+
+        Greedy unless ``do_sample=True`` is among the options, which go to the model's own ``generate``.
+        """
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def pad(
+        self, sequences: Sequence[Sequence[int]], *, side: str = "right"
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Token ids and attention mask of several sequences, on the model's device."""
+        width = max(map(len, sequences))
+        ids = torch.full((len(sequences), width), self.text.pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            where = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
+            ids[row, where] = torch.tensor(sequence, dtype=torch.long)
+            mask[row, where] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def provenance(self, **known: Any) -> Provenance:
+        """Provenance of a result that is made on this model now."""
+        known.setdefault("weight_hash", self.weight_hash())
+        return Provenance(
+            model=self.name,
+            dtype=str(self.dtype).removeprefix("torch."),
+            revision=self.revision,
+            command=command_line(),
+            **known,
+        )
+
+    def cut_at_eos(self, tokens: list[int]) -> list[int]:
+        """Tokens before the first end-of-sequence token."""
+        ends = set(self.text.eos_ids)
+        return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout inside; the module's training flag is put back afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+def context_length(config: Any) -> int:
+    """The number of positions a model takes, from its Hugging Face config.
+
+    Raises:
+        ModelError: if the config names none.
+    """
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise ModelError(f"{type(config).__name__} names no context length (max_position_embeddings, n_positions).")

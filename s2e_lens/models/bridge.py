@@ -1,0 +1,160 @@
+"""The adapter over TransformerLens' TransformerBridge (3.9 and 4.x)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from s2e_lens.errors import FrameError, ModelError
+from s2e_lens.models.base import LensModel, Shapes, SiteFn, context_length, evaluation_mode
+from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.text import TextCodec
+from s2e_lens.models.twin import find_by_storage, plain_tree
+from s2e_lens.results import SITES, Site
+
+INPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_z", "mlp": "blocks.{}.mlp.hook_post"}
+OUTPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_out", "mlp": "blocks.{}.mlp.hook_out"}
+
+
+class BridgeModel(LensModel):
+    """A TransformerBridge; its weights are the Hugging Face parameters themselves."""
+
+    def __init__(self, bridge: Any, text: TextCodec, *, name: str, plain: nn.Module | None, revision: str | None = None):
+        if getattr(bridge, "compatibility_mode", False):
+            raise FrameError(
+                f"{name} is in compatibility mode: its weights are processed copies (folded norms, centred weights), and "
+                "an edit of them would be lost or wrong in the checkpoint. Boot the bridge again and do not call "
+                "enable_compatibility_mode()."
+            )
+        self.bridge, self.text, self.name, self.revision = bridge, text, name, revision
+        self._plain = plain
+        self._active = 0
+        cfg = bridge.cfg
+        has_neurons = all(hasattr(block.mlp, "W_out") for block in bridge.blocks)
+        self.shapes = Shapes(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            d_head=cfg.d_head,
+            d_model=cfg.d_model,
+            d_mlp=cfg.d_mlp if has_neurons else 0,
+            n_ctx=context_length(bridge.original_model.config.get_text_config()),
+            d_vocab=bridge.original_model.get_input_embeddings().weight.shape[0],
+        )
+        self._check_hooks()
+
+    def _check_hooks(self) -> None:
+        wanted = [
+            name.format(layer)
+            for site in SITES
+            for layer in range(self.shapes.n_layers)
+            for name in ([INPUT_HOOKS[site]] if self.shapes.components(site)[0] else []) + [OUTPUT_HOOKS[site]]
+        ]
+        missing = [name for name in wanted if name not in self.bridge.hook_dict]
+        if missing:
+            raise ModelError(
+                f"{self.name} has no hook points {missing[:4]}: this architecture writes to the residual stream in another "
+                "way than attention and MLP blocks do, and is not supported."
+            )
+
+    def _weight(self, site: Site, layer: int) -> Tensor:
+        block = self.bridge.blocks[layer]
+        try:
+            weight = block.attn.W_O if site == "attn" else block.mlp.W_out[:, None]
+        except Exception as error:  # quantised weights fail inside the bridge's reshaping
+            raise ModelError(f"the {site} weights of layer {layer} of {self.name} cannot be viewed: {error}") from error
+        storage = weight.untyped_storage()
+        if weight.device.type != "meta" and not any(
+            p.device.type != "meta" and p.untyped_storage().data_ptr() == storage.data_ptr()
+            for p in getattr(block, site).parameters()
+        ):
+            raise FrameError(
+                f"the {site} weights of layer {layer} of {self.name} are a copy, not the model's own memory: what is written "
+                "there is lost. Is the model quantised, processed or stacked? Load the plain checkpoint."
+            )
+        return weight
+
+    def bias(self, site: Site, layer: int) -> Float[Tensor, " d_model"] | None:
+        block = self.bridge.blocks[layer]
+        return block.attn.b_O if site == "attn" else getattr(block.mlp, "b_out", None)
+
+    @cached_property
+    def _twin(self) -> nn.Module:
+        return self._plain if self._plain is not None else plain_tree(self.bridge.original_model)
+
+    @property
+    def twin(self) -> nn.Module:
+        return self._twin
+
+    @cached_property
+    def module_names(self) -> Mapping[tuple[Site, int], str]:
+        keys = [(s, i) for s in SITES for i in range(self.shapes.n_layers) if self.shapes.components(s)[0]]
+        return find_by_storage(self.twin, ((key, self._weight(*key)) for key in keys))
+
+    def weight_hash(self) -> str:
+        return hash_tensors(self.twin.named_parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(p.device for p in self.bridge.original_model.parameters() if p.device.type != "meta")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.bridge.original_model.dtype
+
+    @contextmanager
+    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> Iterator[None]:
+        hooks: list[tuple[str, Any]] = []
+        for (site, layer), fn in fns.items():
+            keep, call = _hook_pair(fn, d_in=self.shapes.components(site)[1], has_input=self.shapes.components(site)[0] > 0)
+            if keep is not None:
+                hooks.append((INPUT_HOOKS[site].format(layer), keep))
+            hooks.append((OUTPUT_HOOKS[site].format(layer), call))
+        self._active += 1
+        try:
+            with self.bridge.hooks(fwd_hooks=hooks):
+                yield
+        finally:
+            self._active -= 1
+
+    @property
+    def _runner(self) -> Any:
+        return self.bridge.original_model if self._active else self.twin
+
+    def logits(
+        self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        with evaluation_mode(self._runner):
+            return self._runner(input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+    def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
+        with evaluation_mode(self._runner):
+            self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=False)
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        ids, mask = self.pad(prompts, side="left")
+        options.setdefault("do_sample", False)
+        if not options["do_sample"]:  # a checkpoint's sampling defaults would only raise warnings
+            options |= {"temperature": None, "top_p": None, "top_k": None}
+        with evaluation_mode(self._runner):
+            out = self._runner.generate(
+                ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.text.pad_id, **options
+            )
+        return [self.cut_at_eos(row) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def _hook_pair(fn: SiteFn, *, d_in: int, has_input: bool) -> tuple[Any, Any]:
+    """One TransformerLens hook that keeps x and one that calls fn(x, y) when y comes."""
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor, hook: Any) -> None:
+        kept[:] = [x if d_in > 1 or x.ndim == 4 else x[..., None]]
+
+    def call(y: Tensor, hook: Any) -> Tensor | None:
+        x = kept.pop() if has_input else y.new_empty((*y.shape[:-1], 0, 1))
+        return fn(x, y)
+
+    return (keep if has_input else None), call

@@ -1,0 +1,155 @@
+"""The adapter over a user's HookedTransformer (transformer-lens 3.9; 4.0 removed it)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from s2e_lens.errors import FrameError, MismatchError, ModelError, NotEditableError
+from s2e_lens.models.base import LensModel, Shapes, SiteFn, evaluation_mode
+from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.text import TextCodec
+from s2e_lens.models.twin import find_by_value, input_major
+from s2e_lens.results import SITES, Site
+
+
+class HookedModel(LensModel):
+    """A HookedTransformer with raw weights. Its parameters are its own: ``twin`` copies them back into ``hf_model``."""
+
+    def __init__(self, hooked: Any, text: TextCodec, *, name: str, hf_model: nn.Module | None = None):
+        self.hooked, self.text, self.name, self.revision = hooked, text, name, None
+        cfg = hooked.cfg
+        _check_frame(hooked, name)
+        if getattr(cfg, "load_in_4bit", False):
+            raise NotEditableError(f"{name} is loaded in 4 bits and cannot be edited. Load it in float32 or bfloat16.")
+        has_neurons = all(hasattr(block.mlp, "W_out") for block in hooked.blocks)
+        self.shapes = Shapes(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            d_head=cfg.d_head,
+            d_model=cfg.d_model,
+            d_mlp=cfg.d_mlp if has_neurons else 0,
+            n_ctx=cfg.n_ctx,
+            d_vocab=cfg.d_vocab,
+        )
+        self._hf = hf_model
+        self._names = self._match(hf_model) if hf_model is not None else {}
+
+    def _keys(self) -> list[tuple[Site, int]]:
+        return [(s, i) for s in SITES for i in range(self.shapes.n_layers) if self.shapes.components(s)[0]]
+
+    def _match(self, hf_model: nn.Module) -> dict[tuple[Site, int], str]:
+        names = find_by_value(hf_model, ((key, self._weight(*key).flatten(0, 1)) for key in self._keys()))
+        missing = [key for key in self._keys() if key not in names]
+        if missing:
+            raise MismatchError(
+                f"the Hugging Face model given with {self.name} does not hold the same weights at {missing[:4]}. "
+                "Were they folded, centred or edited? Convert the checkpoint with fold_ln=False, "
+                "center_writing_weights=False, center_unembed=False, fold_value_biases=False."
+            )
+        return names
+
+    def _weight(self, site: Site, layer: int) -> Tensor:
+        block = self.hooked.blocks[layer]
+        return block.attn.W_O if site == "attn" else block.mlp.W_out[:, None]
+
+    def bias(self, site: Site, layer: int) -> Float[Tensor, " d_model"] | None:
+        block = self.hooked.blocks[layer]
+        return block.attn.b_O if site == "attn" else getattr(block.mlp, "b_out", None)
+
+    @property
+    def twin(self) -> nn.Module:
+        if self._hf is None:
+            raise ModelError(
+                f"{self.name} is a HookedTransformer without its Hugging Face model: there is nothing to export to. "
+                "Load it as load_model(hooked_transformer, hf_model=hf_model)."
+            )
+        with torch.no_grad():
+            for key, name in self._names.items():
+                input_major(self._hf.get_submodule(name)).copy_(self._weight(*key).flatten(0, 1))
+        return self._hf
+
+    @property
+    def module_names(self) -> Mapping[tuple[Site, int], str]:
+        return self._names
+
+    def weight_hash(self) -> str:
+        return hash_tensors((self.twin if self._hf is not None else self.hooked).named_parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.hooked.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hooked.W_E.dtype
+
+    @contextmanager
+    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> Iterator[None]:
+        # The module's own output is y: hook_attn_out / hook_mlp_out come after Gemma's post-norm.
+        with ExitStack() as stack:
+            hooks = []
+            for (site, layer), fn in fns.items():
+                kept: list[Tensor] = []
+
+                def keep(x: Tensor, hook: Any, *, kept: list[Tensor] = kept, site: Site = site) -> None:
+                    kept[:] = [x if site == "attn" else x[..., None]]
+
+                def call(module: Any, args: Any, y: Tensor, *, kept: list[Tensor] = kept, fn: SiteFn = fn) -> Tensor | None:
+                    return fn(kept.pop() if kept else y.new_empty((*y.shape[:-1], 0, 1)), y)
+
+                block = self.hooked.blocks[layer]
+                if self.shapes.components(site)[0]:
+                    hooks.append((f"blocks.{layer}.{'attn.hook_z' if site == 'attn' else 'mlp.hook_post'}", keep))
+                handle = getattr(block, site).register_forward_hook(call)
+                stack.callback(handle.remove)
+            stack.enter_context(self.hooked.hooks(fwd_hooks=hooks))
+            yield
+
+    def logits(
+        self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        with evaluation_mode(self.hooked):
+            return self.hooked(input_ids, attention_mask=attention_mask, padding_side="right")
+
+    def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
+        with evaluation_mode(self.hooked):
+            self.hooked(input_ids, attention_mask=attention_mask, padding_side="right", stop_at_layer=self.shapes.n_layers)
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        # One prompt at a time: its generate() has no attention mask, and finds padding by guessing.
+        options.setdefault("do_sample", False)
+        ends = list(self.text.eos_ids)
+        answers = []
+        with evaluation_mode(self.hooked):
+            for prompt in prompts:
+                ids = torch.tensor([list(prompt)], device=self.device)
+                out = self.hooked.generate(
+                    ids,
+                    max_new_tokens=max_new_tokens,
+                    stop_at_eos=bool(ends),
+                    eos_token_id=ends or None,
+                    verbose=False,
+                    **options,
+                )
+                answers.append(self.cut_at_eos(out[0, len(prompt) :].tolist()))
+        return answers
+
+
+def _check_frame(hooked: Any, name: str) -> None:
+    """Refuse folded norms and centred writing weights, by what they leave behind in the model."""
+    kind = hooked.cfg.normalization_type or ""
+    if kind.endswith("Pre"):
+        raise FrameError(
+            f"{name} has its norms folded into the weights (normalization_type={kind!r}): W_O and W_out are not the "
+            "checkpoint's. Load it with fold_ln=False (from_pretrained_no_processing)."
+        )
+    rows = torch.cat([block.attn.W_O.detach().flatten(0, 1) for block in hooked.blocks]).float()
+    if rows.mean(dim=-1).abs().max() <= 1e-6 * rows.abs().max():
+        raise FrameError(
+            f"{name} has centred writing weights (every row of W_O has mean 0): they are not the checkpoint's. "
+            "Load it with center_writing_weights=False (from_pretrained_no_processing)."
+        )

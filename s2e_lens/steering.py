@@ -1,0 +1,40 @@
+"""Activation steering: what an edit is compared with."""
+
+from contextlib import AbstractContextManager
+
+from jaxtyping import Float
+from torch import Tensor
+
+from s2e_lens.attribution import check_measured_on
+from s2e_lens.models import LensModel, SiteFn
+from s2e_lens.results import SITES, Directions, Site
+
+
+def steered(
+    model: LensModel,
+    directions: Directions,
+    strength: float,
+    *,
+    sites: tuple[Site, ...] = SITES,
+    layers: tuple[int, ...] | None = None,
+    force: bool = False,
+) -> AbstractContextManager[None]:
+    """Activation addition: y <- y + strength * v at every chosen site and layer, at every position (v not normalised).
+
+    y is the projection's raw output, before any norm that follows it: the published baseline (arXiv 2602.09870). At
+    strength 0 no hook is set.
+
+    Raises:
+        MismatchError: if the directions were measured on other weights, unless ``force``.
+    """
+    check_measured_on(model, directions, force=force)
+    chosen = range(model.shapes.n_layers) if layers is None else layers
+    keys = [(site, layer) for site in sites for layer in chosen] if strength else []
+    return model.intercept({key: _add(strength * directions[key[0]].vectors[key[1]]) for key in keys})
+
+
+def _add(vector: Float[Tensor, " d_model"]) -> SiteFn:
+    def add(x: Tensor, y: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return (y.float() + vector.to(y.device)).to(y.dtype)
+
+    return add

@@ -199,7 +199,7 @@ class _Checkpoint:
             return
         if not resume:
             raise StorageError(
-                f"{self.path} holds an unfinished extraction. Continue it with resume (--resume), or delete the file to start again."
+                f"{self.path} holds an unfinished extraction. Continue it with resume (--resume), or delete it to start again."
             )
         tensors, metadata = read_tensors(self.path)
         changed = [key for key, value in self.identity.items() if metadata.get(key) != value]

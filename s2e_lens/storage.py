@@ -37,6 +37,9 @@ from s2e_lens.results import (
 FORMAT = "s2e_lens"
 VERSION = 1
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 Result = Means | Directions | Attribution | Edit
 
 
@@ -53,7 +56,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        if path.is_dir() and temporary.is_dir():  # a folder cannot be renamed over a full one: move the old one aside
+            aside = temporary.with_suffix(".old")
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"cannot write {path}: {error}. Nothing was changed; free some space or choose another --out."
@@ -68,6 +77,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def _flush(path: Path) -> None:
     """Put file contents on the disk before the rename, so that a crash never leaves a renamed but empty file."""
     for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
+        file.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
 

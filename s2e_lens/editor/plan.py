@@ -14,6 +14,8 @@ from s2e_lens.models import LensModel
 from s2e_lens.results import SITES, Directions, Edit, Provenance, Site, SiteEdit
 
 Rhos = Mapping[Site, float]
+Planner = Callable[["EditBasis"], Edit]
+"""Makes an edit from a basis: ``functools.partial(plan_edit, rho_mlp=1, alpha=0.05)``, or a function of your own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +212,7 @@ def _editable(basis: EditBasis, sites: tuple[Site, ...]) -> list[Site]:
 def _check_components(basis: EditBasis, site: Site) -> None:
     if basis[site].g.shape[1] == 0:
         raise NotEditableError(
-            f"{basis.provenance.model} has no {site} components to edit (mixture of experts). Leave its rho out: heads work as usual."
+            f"{basis.provenance.model} has no {site} components to edit (mixture of experts). Leave its rho out: heads work."
         )
 
 

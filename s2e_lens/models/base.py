@@ -45,7 +45,9 @@ class LensModel(ABC):
     """A model as s2e_lens sees it. Made by :func:`s2e_lens.load_model`; the subclasses differ in what they wrap."""
 
     name: str
-    revision: str | None
+    source: str
+    """What was loaded, as the user wrote it: a path, a hub id, or a name."""
+    revision: str | None = None
     shapes: Shapes
     text: TextCodec
     carries_edit: str | None = None

@@ -23,14 +23,14 @@ OUTPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_out", "mlp": "bloc
 class BridgeModel(LensModel):
     """A TransformerBridge; its weights are the Hugging Face parameters themselves."""
 
-    def __init__(self, bridge: Any, text: TextCodec, *, name: str, plain: nn.Module | None, revision: str | None = None):
+    def __init__(self, bridge: Any, text: TextCodec, *, name: str, plain: nn.Module | None):
         if getattr(bridge, "compatibility_mode", False):
             raise FrameError(
                 f"{name} is in compatibility mode: its weights are processed copies (folded norms, centred weights), and "
                 "an edit of them would be lost or wrong in the checkpoint. Boot the bridge again and do not call "
                 "enable_compatibility_mode()."
             )
-        self.bridge, self.text, self.name, self.revision = bridge, text, name, revision
+        self.bridge, self.text, self.name, self.source = bridge, text, name, name
         self._plain = plain
         self._active = 0
         cfg = bridge.cfg

@@ -20,7 +20,7 @@ class HookedModel(LensModel):
     """A HookedTransformer with raw weights. Its parameters are its own: ``twin`` copies them back into ``hf_model``."""
 
     def __init__(self, hooked: Any, text: TextCodec, *, name: str, hf_model: nn.Module | None = None):
-        self.hooked, self.text, self.name, self.revision = hooked, text, name, None
+        self.hooked, self.text, self.name, self.source = hooked, text, name, name
         cfg = hooked.cfg
         _check_frame(hooked, name)
         if getattr(cfg, "load_in_4bit", False):

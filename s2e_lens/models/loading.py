@@ -124,6 +124,7 @@ def _from_checkpoint(source: str | Path, *, device: str, dtype: str, chat_templa
         raise ModelError(f"cannot move {source} to {device}: {error}") from error
     tokenizer = _load_tokenizer(path if local else source, **hub)
     model = _from_hf(hf, tokenizer, name=path.resolve().name if local else str(source), chat_template=chat_template)
+    model.source = str(source)
     model.revision = hub["revision"] or getattr(hf.config, "_commit_hash", None)
     if local and (path / SIDECAR).exists():
         model.carries_edit = json.dumps(json.loads((path / SIDECAR).read_text(encoding="utf-8")).get("edit"))
@@ -159,7 +160,8 @@ def _from_hf(
     hooked: Any = sharing_copy(hf)  # booting replaces modules in place: let that happen to a copy of the tree
     hooked.config.architectures = [type(hf).__name__]
     for_bridge = copy.deepcopy(tokenizer)
-    for_bridge.init_kwargs.setdefault("name_or_path", "in-memory")
+    # We tokenise ourselves. Without these two the bridge would fetch the tokenizer again, by name, to turn BOS on.
+    for_bridge.init_kwargs |= {"name_or_path": "in-memory", "add_bos_token": True}
     try:
         with _quiet():
             bridge = TransformerBridge.boot_transformers(

@@ -1,0 +1,48 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from s2e_lens._version import __version__
+from s2e_lens.cli import commands
+from s2e_lens.errors import S2EError
+
+app = typer.Typer(
+    name="s2e-lens",
+    help="From contrastive examples to an interpretable weight edit: extract, attribute, edit, validate, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(commands.run)
+app.command()(commands.extract)
+app.command()(commands.attribute)
+app.command()(commands.edit)
+app.command()(commands.export)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"s2e-lens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run the command line: an error of ours is one message and exit status 1, an interruption is 130."""
+    try:
+        app()
+    except S2EError as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("Interrupted. Finished work was saved where a command has --resume: run it again with that.", err=True)
+        sys.exit(130)

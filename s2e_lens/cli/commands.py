@@ -1,0 +1,280 @@
+"""The commands: each reads files, calls the library, writes a file and prints a short table."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from s2e_lens.cli import options as o
+
+
+def run(
+    model: o.Model = "demo",
+    examples: o.Examples = None,
+    behavior: Annotated[Path | None, typer.Option(help="A behaviour's TOML file, instead of --examples.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report; an earlier report there is replaced.")] = Path("s2e_report"),
+    neutral: Annotated[Path | None, typer.Option(help="Neutral text for perplexity and KL, one passage a line.")] = None,
+    strength: Annotated[list[float] | None, typer.Option(help="Strengths of steering to compare with (repeat it).")] = None,
+    rho_attn: o.RhoAttn = None,
+    rho_mlp: o.RhoMlp = None,
+    alpha: o.Alpha = 0.05,
+    dose: o.Dose = None,
+    heads: o.Heads = None,
+    neurons: o.Neurons = None,
+    relative: o.Relative = False,
+    method: o.Method = "difference-of-means",
+    background: o.Background = None,
+    device: o.Device = None,
+    dtype: o.Dtype = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    no_chat_template: o.NoChatTemplate = False,
+    truncate: o.Truncate = False,
+    resume: o.Resume = False,
+    seed: o.Seed = 0,
+) -> None:
+    """Extract, attribute, plan, edit, measure (before, after, and under steering), and write a report folder."""
+    from s2e_lens.cli.show import loaded, print_measurements, print_plan
+    from s2e_lens.export.folder import check_free
+    from s2e_lens.pipeline import run as run_pipeline
+    from s2e_lens.pipeline.report import SUMMARY
+    from s2e_lens.pipeline.tables import attribute_name
+
+    check_free(out, replace_if=SUMMARY)
+    planner = _planner(rho_attn, rho_mlp, alpha, dose, heads, neurons, relative)
+    chosen = _method(method, background)
+    what = _behavior(model, examples, behavior, neutral, seed)
+    lens = loaded(
+        model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
+    )
+    outcome = run_pipeline(
+        lens,
+        what,
+        out=out,
+        planner=planner,
+        method=chosen,
+        strengths=strength or (0.5, 1.0, 2.0),
+        truncate=truncate,
+        seed=seed,
+        checkpoint=out.with_name(f"{out.name}.means.partial"),
+        resume=resume,
+        progress=True,
+    )
+    print_plan(outcome.basis, outcome.edit, outcome.realised)
+    print_measurements(outcome.measurements, attribute_name(outcome))
+    typer.echo(f"\nReport: {out / 'report.html'}")
+
+
+def extract(
+    model: o.Model,
+    out: Annotated[Path, typer.Option(help="The directions file to write (safetensors).")],
+    examples: o.Examples = None,
+    method: o.Method = "difference-of-means",
+    background: o.Background = None,
+    batch_tokens: Annotated[int, typer.Option(help="At most this many tokens share a batch.", min=1)] = 4096,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Save unfinished sums this often.", min=0)] = 60.0,
+    device: o.Device = None,
+    dtype: o.Dtype = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    no_chat_template: o.NoChatTemplate = False,
+    truncate: o.Truncate = False,
+    resume: o.Resume = False,
+    seed: o.Seed = 0,
+) -> None:
+    """Measure means over contrastive examples and write steering vectors of every layer and site."""
+    from s2e_lens.activations import collect_means
+    from s2e_lens.behaviors import tokenize_examples
+    from s2e_lens.cli.show import loaded, print_directions
+    from s2e_lens.directions import PER_EXAMPLE, find_directions
+    from s2e_lens.storage import save
+
+    chosen = _method(method, background)
+    found = _examples(model, examples)
+    lens = loaded(
+        model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
+    )
+    means = collect_means(
+        lens,
+        tokenize_examples(lens, found, truncate=truncate),
+        batch_tokens=batch_tokens,
+        keep_examples=method in PER_EXAMPLE,
+        checkpoint=out.with_name(f"{out.name}.partial"),
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=True,
+        seed=seed,
+    )
+    directions = find_directions(means, method=chosen)
+    save(directions, out)
+    print_directions(directions)
+    typer.echo(f"Directions: {out}")
+
+
+def attribute(
+    model: o.Model,
+    directions: Annotated[Path, typer.Option(help="A directions file from extract.")],
+    score: Annotated[Literal["cosine", "contribution", "contrast"], typer.Option(help="Which score.")] = "cosine",
+    top: Annotated[int, typer.Option(help="Rows of the table.", min=1)] = 20,
+    site: Annotated[Literal["attn", "mlp"] | None, typer.Option(help="Only heads, or only neurons.")] = None,
+    out: Annotated[Path | None, typer.Option(help="All scores as .safetensors, or as a .csv table.")] = None,
+    device: o.Device = None,
+    dtype: o.Dtype = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    force: o.Force = False,
+) -> None:
+    """Score every head and neuron, and print the ones that carry the steering vector most."""
+    from s2e_lens.attribution import SCORES
+    from s2e_lens.attribution import attribute as attribute_components
+    from s2e_lens.cli.show import loaded, print_components, write_attribution
+    from s2e_lens.results import Directions
+    from s2e_lens.storage import load
+
+    found = load(directions, Directions)
+    lens = loaded(model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code)
+    attribution = attribute_components(lens, found, score=SCORES[score], force=force)
+    print_components(attribution, top, site)
+    if out is not None:
+        write_attribution(attribution, out)
+        typer.echo(f"Scores: {out}")
+
+
+def edit(
+    model: o.Model,
+    directions: Annotated[Path, typer.Option(help="A directions file from extract.")],
+    out: Annotated[Path, typer.Option(help="The edit file to write (safetensors).")],
+    rho_attn: o.RhoAttn = None,
+    rho_mlp: o.RhoMlp = None,
+    alpha: o.Alpha = 0.05,
+    dose: o.Dose = None,
+    heads: o.Heads = None,
+    neurons: o.Neurons = None,
+    relative: o.Relative = False,
+    device: o.Device = None,
+    dtype: o.Dtype = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    force: o.Force = False,
+) -> None:
+    """Plan an edit: λ of every head and neuron in closed form. A site without its ρ is left out."""
+    from s2e_lens.cli.show import loaded, print_plan
+    from s2e_lens.editor import prepare_edit
+    from s2e_lens.results import Directions
+    from s2e_lens.storage import load, save
+
+    planner = _planner(rho_attn, rho_mlp, alpha, dose, heads, neurons, relative)
+    found = load(directions, Directions)
+    lens = loaded(model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code)
+    basis = prepare_edit(lens, found, force=force)
+    planned = planner(basis)
+    save(planned, out)
+    print_plan(basis, planned)
+    typer.echo(f"Edit: {out}")
+
+
+def export(
+    model: o.Model,
+    edit: Annotated[Path, typer.Option(help="An edit file.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be new or empty.")],
+    format: Annotated[Literal["hf", "lora"], typer.Option(help="hf: a whole checkpoint; lora: a PEFT adapter.")] = "hf",
+    device: o.Device = None,
+    dtype: o.Dtype = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    force: o.Force = False,
+) -> None:
+    """Write the edited model as a Hugging Face checkpoint, or the edit as a LoRA adapter."""
+    from s2e_lens.cli.show import loaded
+    from s2e_lens.export import export_checkpoint, export_lora
+    from s2e_lens.export.folder import check_free
+    from s2e_lens.results import Edit
+    from s2e_lens.storage import load
+
+    check_free(out)
+    found = load(edit, Edit)
+    lens = loaded(model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code)
+    if format == "lora":
+        rank = export_lora(lens, found, out, force=force)
+        typer.echo(f"LoRA adapter of rank {rank}: {out}")
+    else:
+        realised = export_checkpoint(lens, found, out, force=force)
+        taken = f"{realised.fraction:.2%} of the update realised in {lens.dtype} (error {realised.relative_error:.2g})"
+        typer.echo(f"Checkpoint: {out} ({taken})")
+
+
+def _planner(
+    rho_attn: float | None,
+    rho_mlp: float | None,
+    alpha: float,
+    dose: float | None,
+    heads: int | None,
+    neurons: int | None,
+    relative: bool,
+) -> Any:
+    """The way of planning that the options ask for: by ρ, by count, or by dose."""
+    from functools import partial
+
+    from s2e_lens.editor import plan_edit, plan_to_count, plan_to_dose
+    from s2e_lens.errors import PlanError
+
+    by_rho, by_count = rho_attn is not None or rho_mlp is not None, heads is not None or neurons is not None
+    if by_rho + by_count + (dose is not None) > 1:
+        raise PlanError("give ρ (--rho-attn, --rho-mlp), a count (--heads, --neurons) or a --dose, and only one of these.")
+    if by_rho:
+        return partial(plan_edit, rho_attn=rho_attn, rho_mlp=rho_mlp, alpha=alpha, relative=relative)
+    if by_count:
+        return partial(plan_to_count, heads=heads, neurons=neurons, alpha=alpha, relative=relative)
+    return partial(plan_to_dose, dose=1.0 if dose is None else dose, alpha=alpha, relative=relative)
+
+
+def _method(name: str, background: Path | None) -> Any:
+    from s2e_lens.directions import METHODS, mean_centred
+    from s2e_lens.errors import DirectionError
+    from s2e_lens.results import Directions
+    from s2e_lens.storage import load
+
+    if (name == "mean-centred") != (background is not None):
+        raise DirectionError("--method mean-centred and --background go together: the background is what is subtracted.")
+    if background is not None:
+        return mean_centred(load(background, Directions).means)
+    if name not in METHODS:
+        raise DirectionError(f"method {name!r} is not one of {', '.join(METHODS)}, mean-centred.")
+    return METHODS[name]
+
+
+def _examples(model: str, path: Path | None) -> Any:
+    from s2e_lens.behaviors import read_examples
+    from s2e_lens.behaviors.examples import parse_example
+    from s2e_lens.errors import ExamplesError
+
+    if path is not None:
+        return read_examples(path)
+    if model != "demo":
+        raise ExamplesError(f"{model} needs --examples FILE.jsonl; only the demo model brings its own.")
+    from s2e_lens.demo import demo_examples
+
+    return [parse_example(record) for record in demo_examples()]
+
+
+def _behavior(model: str, examples: Path | None, toml: Path | None, neutral: Path | None, seed: int) -> Any:
+    import dataclasses
+
+    from s2e_lens.behaviors import Behavior, load_behavior
+    from s2e_lens.behaviors.behavior import read_neutral
+    from s2e_lens.errors import ExamplesError
+
+    if examples is not None and toml is not None:
+        raise ExamplesError("give --examples or --behavior, not both.")
+    if toml is not None:
+        found = load_behavior(toml, seed=seed)
+    else:
+        name = examples.stem if examples is not None else "cheerful"
+        found = Behavior.from_examples(name, _examples(model, examples), seed=seed)
+    if neutral is not None:
+        return dataclasses.replace(found, neutral=read_neutral(neutral))
+    if model == "demo" and not found.neutral:
+        from s2e_lens.demo import demo_neutral
+
+        return dataclasses.replace(found, neutral=demo_neutral())
+    return found

@@ -1,0 +1,129 @@
+"""What the commands print: loading a model with a word about it, and short tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from s2e_lens.editor import EditBasis, Realised
+from s2e_lens.evaluation import Estimate
+from s2e_lens.models import LensModel, load_model
+from s2e_lens.pipeline import Measurement
+from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
+from s2e_lens.storage import save, write_text
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def loaded(
+    name: str, *, device: str | None, dtype: str, revision: str | None, trust: bool, chat_template: bool = True
+) -> LensModel:
+    """Load a model and say what it is, on standard error."""
+    transformers_logging.disable_progress_bar()
+    if name == "demo":
+        _err.print("demo is a stand-in for now: a tiny model trained on the spot (about 10 seconds).")
+    model = load_model(name, device=device, dtype=dtype, revision=revision, chat_template=chat_template, trust_remote_code=trust)
+    shapes = model.shapes
+    dtype_name = str(model.dtype).removeprefix("torch.")
+    _err.print(
+        f"{model.name}: {shapes.n_layers} layers, {shapes.n_heads} heads of {shapes.d_head}, "
+        f"{shapes.d_mlp or 'no'} neurons, d_model {shapes.d_model}, {dtype_name} on {model.device}"
+    )
+    return model
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    _out.print(table)
+
+
+def print_directions(directions: Directions) -> None:
+    """Norms of the steering vectors per layer, and the counts of examples."""
+    means = directions.means
+    columns = ["layer", "‖v‖ attn", "‖v‖ mlp"]
+    norms = zip(directions.attn.norm.tolist(), directions.mlp.norm.tolist(), strict=True)
+    rows = [[str(layer), f"{attn:.4g}", f"{mlp:.4g}"] for layer, (attn, mlp) in enumerate(norms)]
+    title = f"{directions.method}, {means.positive.count} positive and {means.negative.count} negative examples"
+    _table(title, columns, rows)
+
+
+def print_components(attribution: Attribution, top: int, site: Site | None) -> None:
+    """The highest-scoring components, ranked."""
+    rows = [
+        [str(rank), component.label, component.site, f"{component.score:+.4f}"]
+        for rank, component in enumerate(attribution.top(top, site=site), start=1)
+    ]
+    _table(f"{attribution.score} score", ["rank", "component", "site", "score"], rows)
+
+
+def write_attribution(attribution: Attribution, out: Path) -> None:
+    """All scores: a table when the name ends in .csv, else safetensors."""
+    if out.suffix != ".csv":
+        save(attribution, out)
+        return
+    columns = ["label", "site", "layer", "index", attribution.score]
+    rows = [
+        (component_label(site, layer, index), site, layer, index, score)
+        for site in SITES
+        for layer, scores in enumerate(attribution[site].tolist())
+        for index, score in enumerate(scores)
+    ]
+    write_text(out, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+
+
+def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -> None:
+    """The settings of an edit, and per site its counts, gains and dose."""
+    settings = edit.provenance.settings
+    rows = []
+    for site in SITES:
+        rho: Any = settings.get(f"rho_{site}")
+        for term in edit[site]:
+            gain = torch.where(term.lam != 0, term.lam.abs() / basis[site].reach.clamp_min(1e-30), 0.0)
+            edited = gain[gain > 0]
+            rows.append(
+                [
+                    site,
+                    f"{rho:.4g}",
+                    f"{term.count} of {term.lam.numel()}",
+                    f"{edited.median():.3f}" if len(edited) else "–",
+                    f"{edited.max():.3f}" if len(edited) else "–",
+                    f"{basis[site].relative_dose(term):.3f}",
+                ]
+            )
+    form = "relative" if settings.get("relative") else "absolute"
+    columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
+    _table(f"edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)
+    if realised is not None:
+        _out.print(f"{realised.fraction:.2%} of the update realised (relative error {realised.relative_error:.2g})")
+
+
+def print_measurements(measurements: Sequence[Measurement], name: str) -> None:
+    """Attribute, its change, perplexity and KL, one row per condition."""
+    rows = [
+        [
+            "unedited" if index == 0 else each.condition,
+            f"{each.attribute.value:+.3f}",
+            "–" if index == 0 else _interval(each.change),
+            f"{each.fluency.perplexity:.3f}",
+            f"{each.fluency.kl:.4f}",
+        ]
+        for index, each in enumerate(measurements)
+    ]
+    items = measurements[0].attribute.items
+    title = f"\n{name}, {items} held-out items; change is paired, with its 95 % interval"
+    _table(title, ["condition", "attribute", "change", "perplexity", "KL"], rows)
+
+
+def _interval(value: Estimate) -> str:
+    interval = f" [{value.low:+.3f}, {value.high:+.3f}]" if value.low is not None else ""
+    return f"{value.value:+.3f}{interval}"

@@ -1,0 +1,94 @@
+"""Log-probabilities: of responses, and of neutral text against the unedited model."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from s2e_lens.activations import length_batches, span_weights
+from s2e_lens.behaviors import TokenizedExample
+from s2e_lens.errors import ExamplesError
+from s2e_lens.models import LensModel
+
+Condition = Callable[[], AbstractContextManager[Any]]
+"""Makes the context in which a model is edited, steered, or left as it is (``contextlib.nullcontext``)."""
+
+BATCH_TOKENS = 1024
+"""Tokens whose logits are held at a time."""
+
+
+def response_logprobs(model: LensModel, examples: Sequence[TokenizedExample]) -> Float[Tensor, " example"]:
+    """Mean log-probability per token of each response given its prompt, in nats (the first response token included)."""
+    found = torch.zeros(len(examples), dtype=torch.float64)
+    for rows in length_batches([len(example.input_ids) for example in examples], budget=BATCH_TOKENS):
+        batch = [examples[row] for row in rows]
+        ids, mask = model.pad([example.input_ids for example in batch])
+        taken = _next_token_logprobs(model.logits(ids, mask), ids)
+        weights = span_weights(batch, ids.shape[1]).to(taken)
+        found[rows] = einsum(weights[:, :-1], taken, "row pos, row pos -> row").double().cpu()
+    return found
+
+
+def _next_token_logprobs(logits: Float[Tensor, "row pos d_vocab"], ids: Tensor) -> Float[Tensor, "row next"]:
+    """log p(token[i+1] | tokens[..i]) at every position but the last."""
+    return logits[:, :-1].float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """What a condition does to neutral text."""
+
+    perplexity: float
+    """exp of the mean negative log-probability per token (all tokens but the first of each passage)."""
+    kl: float
+    """Mean over the same positions of KL(unedited ‖ condition), in nats."""
+    tokens: int
+
+
+def fluency(
+    model: LensModel, passages: Sequence[str], conditions: Mapping[str, Condition], *, progress: bool = False
+) -> dict[str, Fluency]:
+    """Perplexity and KL divergence on neutral passages, for each condition.
+
+    The unedited model runs once per batch, beside every condition; nothing is kept but sums. Passages longer than the
+    context are cut.
+
+    Raises:
+        ExamplesError: if no passage has two tokens.
+    """
+    texts = [model.text.text_ids(passage)[: model.shapes.n_ctx] for passage in passages]
+    texts = [ids for ids in texts if len(ids) > 1]
+    if not texts:
+        raise ExamplesError("the neutral text has no passage of at least two tokens for this tokenizer.")
+    losses = dict.fromkeys(conditions, 0.0)
+    divergences = dict.fromkeys(conditions, 0.0)
+    batches = length_batches([len(ids) for ids in texts], budget=BATCH_TOKENS)
+    for rows in _bar(batches, progress):
+        ids, mask = model.pad([texts[row] for row in rows])
+        scored = mask[:, 1:].double()
+        base = model.logits(ids, mask)[:, :-1].float().log_softmax(dim=-1)
+        for name, condition in conditions.items():
+            with condition():
+                changed = model.logits(ids, mask)
+            losses[name] -= float((_next_token_logprobs(changed, ids) * scored).sum())
+            logprobs = changed[:, :-1].float().log_softmax(dim=-1)
+            kl = torch.nn.functional.kl_div(logprobs, base, log_target=True, reduction="none").sum(dim=-1)
+            divergences[name] += float((kl * scored).sum())
+    count = sum(len(ids) - 1 for ids in texts)
+    return {name: Fluency(_exp(losses[name] / count), max(0.0, divergences[name] / count), count) for name in conditions}
+
+
+def _exp(value: float) -> float:
+    """exp, at most the largest float: a broken model's perplexity has no useful value."""
+    return math.exp(min(value, 700.0))
+
+
+def _bar(batches: list[list[int]], progress: bool) -> Iterable[list[int]]:
+    return tqdm(batches, desc="neutral text", unit="batch", disable=not progress)

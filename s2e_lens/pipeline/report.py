@@ -1,0 +1,118 @@
+"""The report folder: one page that works offline, its figures, tables, edit and directions."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from s2e_lens import storage
+from s2e_lens.evaluation import response_margin
+from s2e_lens.export.folder import new_folder
+from s2e_lens.pipeline.measure import BASE, PERPLEXITY, Measurement
+from s2e_lens.pipeline.run import Outcome
+from s2e_lens.pipeline.tables import attribute_name, components_frame, measurements_frame, site_frame, summary
+from s2e_lens.results import SITES
+from s2e_lens.visualizers import (
+    Point,
+    draw_head_heatmap,
+    draw_neuron_ranking,
+    draw_response,
+    head_heatmap_info,
+    neuron_ranking_info,
+    plotly_js,
+    response_info,
+    to_html_fragment,
+    write_html,
+)
+
+SUMMARY = "summary.json"
+TOP = 20
+
+
+def write_report(outcome: Outcome, out: str | Path) -> Path:
+    """Write the report folder, whole or not at all; an earlier report at the same place is replaced.
+
+    It holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html``, ``response.html``,
+    ``summary.json``, ``measurements.csv`` and ``.json``, ``components.csv``, ``layers.csv``, ``samples.json``,
+    ``directions.safetensors`` and ``edit.safetensors``.
+
+    Raises:
+        ExportError: if there is something else than an earlier report at ``out``.
+        StorageError: if it cannot be written.
+    """
+    figures = draw_figures(outcome)
+    tables = {
+        "measurements": measurements_frame(outcome.measurements),
+        "components": components_frame(outcome),
+        "layers": site_frame(outcome),
+    }
+    values = summary(outcome)
+    with new_folder(out, replace_if=SUMMARY) as folder:
+        for name, figure in figures.items():
+            write_html(figure, folder / f"{name}.html")
+        for name, table in tables.items():
+            storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        storage.write_text(
+            folder / "measurements.json", tables["measurements"].to_json(orient="records", indent=2, double_precision=15) + "\n"
+        )
+        storage.write_json(folder / "samples.json", outcome.samples)
+        storage.write_json(folder / SUMMARY, values)
+        storage.save(outcome.directions, folder / "directions.safetensors")
+        storage.save(outcome.edit, folder / "edit.safetensors")
+        storage.write_text(folder / "report.html", _page(outcome, figures, tables, values))
+    return Path(out)
+
+
+def draw_figures(outcome: Outcome) -> dict[str, Any]:
+    """The figures of the page, by file name."""
+    lam = {site: sum((term.lam for term in outcome.edit[site]), torch.zeros_like(outcome.attribution[site])) for site in SITES}
+    name = f"{outcome.attribution.score} score"
+    behavior = outcome.behavior
+    response = response_info(
+        base=_point(outcome.measurements[0]),
+        edit=next(_point(each) for each in outcome.measurements if each.condition == "edit"),
+        steering=[_point(each) for each in outcome.measurements if each.strength is not None],
+        attribute=attribute_name(outcome),
+        utility=behavior.utility.name if behavior.utility else PERPLEXITY,
+        attribute_higher_is_better=(behavior.attribute or response_margin).higher_is_better,
+        utility_higher_is_better=behavior.utility.higher_is_better if behavior.utility else False,
+    )
+    return {
+        "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
+        "neuron_ranking": draw_neuron_ranking(neuron_ranking_info(outcome.attribution.neurons, k=TOP, lam=lam["mlp"], name=name)),
+        "response": draw_response(response),
+    }
+
+
+def _point(each: Measurement) -> Point:
+    return Point(
+        name="unedited" if each.condition == BASE else each.condition,
+        strength=each.strength,
+        attribute=each.attribute.value,
+        attribute_low=each.attribute.low,
+        attribute_high=each.attribute.high,
+        utility=each.utility,
+    )
+
+
+def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], values: dict[str, Any]) -> str:
+    environment = Environment(loader=PackageLoader("s2e_lens.pipeline", "."), autoescape=select_autoescape(["jinja"]))
+    (found,) = values["behaviors"].values()
+    return environment.get_template("report.html.jinja").render(
+        model=outcome.model,
+        behavior=outcome.behavior,
+        found=found,
+        provenance=values["provenance"],
+        command=outcome.edit.provenance.command,
+        measurements=outcome.measurements,
+        layers=tables["layers"].to_dict("records"),
+        components=tables["components"].head(TOP).to_dict("records"),
+        component_count=len(tables["components"]),
+        samples=outcome.samples,
+        conditions=[each.condition for each in outcome.measurements],
+        realised=outcome.realised,
+        figures={name: Markup(to_html_fragment(figure)) for name, figure in figures.items()},
+        plotly_js=Markup(plotly_js()),
+    )

@@ -1,0 +1,146 @@
+"""Scores of all heads as a heatmap: layers from the top down, heads across, edited heads marked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from s2e_lens.errors import ShapeError
+from s2e_lens.results import component_label
+from s2e_lens.visualizers.style import DIVERGING, EDITED, HOUSE, as_matrix, plain
+
+
+@dataclass(frozen=True, eq=False)
+class HeadHeatmap:
+    """What a heatmap of heads shows."""
+
+    scores: Float[np.ndarray, "layer head"]
+    edited: Bool[np.ndarray, "layer head"]
+    lam: Float[np.ndarray, "layer head"] | None
+    """λ of each head; None where it is only known which heads are edited, or where nothing is."""
+    limit: float
+    """The colours run from -limit to +limit: white is 0."""
+    name: str
+
+    @property
+    def marks(self) -> list[tuple[int, int]]:
+        """(layer, head) of the edited heads."""
+        return [(int(layer), int(head)) for layer, head in np.argwhere(self.edited)]
+
+    @property
+    def labels(self) -> list[list[str]]:
+        """``L5H3`` of each head, by layer."""
+        layers, heads = self.scores.shape
+        return [[component_label("attn", layer, head) for head in range(heads)] for layer in range(layers)]
+
+
+def head_heatmap_info(
+    scores: Float[Tensor, "layer head"],
+    *,
+    edited: Float[Tensor, "layer head"] | Bool[Tensor, "layer head"] | None = None,
+    name: str,
+) -> HeadHeatmap:
+    """What a heatmap of these scores shows.
+
+    Args:
+        scores: one per head.
+        edited: λ of each head (0 means that it is left alone), or True for each edited head.
+        name: what the scores are.
+
+    Raises:
+        ShapeError: if there are no heads, the shapes differ, or a value is not finite.
+    """
+    values = as_matrix(scores, what="the scores of heads")
+    if values.shape[1] == 0:
+        raise ShapeError(f"the scores of heads came with shape {list(scores.shape)}; at least one head is needed.")
+    lam = None if edited is None else as_matrix(edited, what="the edits of heads", like=values.shape)
+    return HeadHeatmap(
+        scores=values,
+        edited=np.zeros(values.shape, dtype=bool) if lam is None else lam != 0,
+        lam=lam if edited is not None and edited.is_floating_point() else None,
+        limit=float(np.abs(values).max()) or 1.0,
+        name=name,
+    )
+
+
+def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
+    """The heatmap, as high as its cells need; it keeps its cells' form when the page is narrow."""
+    layers, heads = info.scores.shape
+    cell = max(7.0, min(48.0, 360 / max(layers, heads)))
+    # Cells are square, but those of many layers of few heads are wider, or they would be too thin to point at.
+    aspect = min(4.0, max(1.0, layers / (2 * heads)))
+    title = plain(info.name, width=38)
+    shown = "%{text}, score %{z:+.3~g}" + ("" if info.lam is None else ", λ %{customdata:+.3~g}")
+    figure = go.Figure(
+        go.Heatmap(
+            z=info.scores,
+            text=info.labels,
+            customdata=info.lam,
+            hovertemplate=shown + "<extra></extra>",
+            colorscale=DIVERGING,
+            zmin=-info.limit,
+            zmax=info.limit,
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": title, "side": "top", "font": {"size": 13}},
+                "orientation": "h",
+                "thickness": 12,
+                "lenmode": "pixels",
+                "len": 220,
+                "x": 0,
+                "xanchor": "left",
+                "xpad": 0,
+                "y": 1,
+                "yanchor": "bottom",
+                "ypad": 6,
+                "tickvals": np.array([-info.limit, 0, info.limit], dtype=np.float32),
+                "tickformat": ".2~g",
+            },
+        )
+    )
+    if info.marks:
+        figure.add_scatter(
+            x=np.array([head for _, head in info.marks], dtype=np.float32),
+            y=np.array([layer for layer, _ in info.marks], dtype=np.float32),
+            mode="markers",
+            marker={**EDITED, "size": 9 if cell > 20 else 6 if cell > 12 else 5},
+            hoverinfo="skip",
+            name=f"edited: {len(info.marks)} of {layers * heads:,}",
+            showlegend=True,
+        )
+    # Fixed margins: left to itself, plotly would add the height of the colour bar twice.
+    top = 88 + 17 * title.count("<br>")
+    ticks = {"tickmode": "linear", "tick0": 0, "showgrid": False, "constrain": "domain"}
+    # As an annotation: the place of an axis title goes wrong under square cells, into the numbers or even the cells.
+    below = {"xref": "x domain", "x": 0.5, "yref": "y domain", "y": 0, "yanchor": "top", "yshift": -22}
+    figure.add_annotation(text="head", showarrow=False, font={"size": 13}, **below)
+    figure.update_layout(
+        template=HOUSE,
+        height=round(max(cell * layers, 60) + top + 48),
+        margin={"t": top, "b": 48, "l": 52, "r": 20, "autoexpand": False},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
+        xaxis={
+            "range": [-0.5, heads - 0.5],
+            "dtick": _step(heads),
+            "constraintoward": "left",
+            **ticks,
+        },
+        yaxis={
+            "title": {"text": "layer"},
+            "range": [layers - 0.5, -0.5],
+            "dtick": _step(layers),
+            "scaleanchor": "x",
+            "scaleratio": 1 / aspect,
+            "constraintoward": "top",
+            **ticks,
+        },
+    )
+    return figure
+
+
+def _step(count: int) -> int:
+    """The distance of the axis's numbers: at most about 12 of them."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, count) if count <= 12 * step)

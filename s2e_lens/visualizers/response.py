@@ -1,0 +1,182 @@
+"""How attribute and utility answer to steering of several strengths and to the edit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from s2e_lens.errors import ShapeError
+from s2e_lens.visualizers.style import HOUSE, PALETTE, plain
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured model: the base, the edited one, or one under steering."""
+
+    name: str
+    strength: float | None
+    """The steering strength; None where there is none (the edit)."""
+    attribute: float
+    attribute_low: float | None
+    """The interval's ends, where one was computed."""
+    attribute_high: float | None
+    utility: float
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the plot of attribute against utility shows."""
+
+    base: Point
+    edit: Point
+    steering: tuple[Point, ...]
+    """In the order of their strengths; points without a strength come last."""
+    attribute: str
+    utility: str
+    attribute_higher_is_better: bool = True
+    utility_higher_is_better: bool = True
+
+    @property
+    def path(self) -> tuple[Point, ...]:
+        """The points that the steering line joins: with the base among them, where it has a strength."""
+        return self.steering if self.base.strength is None else _in_order([self.base, *self.steering])
+
+
+def response_info(
+    base: Point,
+    edit: Point,
+    steering: Sequence[Point],
+    *,
+    attribute: str,
+    utility: str,
+    attribute_higher_is_better: bool = True,
+    utility_higher_is_better: bool = True,
+) -> Response:
+    """What the plot shows.
+
+    Args:
+        base: the model as it is. Give it strength 0 to let the steering line pass through it.
+        edit: the edited model.
+        steering: the model under steering, one point per strength.
+        attribute: what the attribute's metric is called.
+        utility: what the utility's metric is called.
+        attribute_higher_is_better: the direction wanted of the attribute.
+        utility_higher_is_better: the direction wanted of the utility.
+
+    Raises:
+        ShapeError: if no steering point came, a value is not finite, or an interval does not hold its own value.
+    """
+    if not steering:
+        raise ShapeError("0 steering points came; at least one strength is needed.")
+    for point in (base, edit, *steering):
+        _check(point)
+    return Response(base, edit, _in_order(steering), attribute, utility, attribute_higher_is_better, utility_higher_is_better)
+
+
+def _in_order(points: Sequence[Point]) -> tuple[Point, ...]:
+    return tuple(sorted(points, key=lambda point: math.inf if point.strength is None else point.strength))
+
+
+def _check(point: Point) -> None:
+    optional = (point.strength, point.attribute_low, point.attribute_high)
+    values = [point.attribute, point.utility, *(value for value in optional if value is not None)]
+    if not all(math.isfinite(value) for value in values):
+        raise ShapeError(f"the point {point.name!r} holds NaN or infinity; finite numbers are needed: {point}.")
+    low = point.attribute if point.attribute_low is None else point.attribute_low
+    high = point.attribute if point.attribute_high is None else point.attribute_high
+    if not low <= point.attribute <= high:
+        raise ShapeError(f"the point {point.name!r} has attribute {point.attribute} outside its interval {low} to {high}.")
+
+
+def draw_response(info: Response) -> go.Figure:
+    """Attribute (up) against utility (across): steering as a line of strengths, base and edit as marks of their own."""
+    across = [point.utility for point in (info.base, info.edit, *info.steering)]
+    room = 0.13 * (max(across) - min(across)) or 0.1  # for the strengths written beside the points
+    figure = go.Figure()
+    figure.add_scatter(
+        x=np.array([point.utility for point in info.path], dtype=np.float32),
+        y=np.array([point.attribute for point in info.path], dtype=np.float32),
+        mode="lines",
+        line={"color": PALETTE[0], "width": 1.5},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    steering = {"color": PALETTE[0], "size": 8, "symbol": "circle"}
+    figure.add_trace(_marks("steering, by strength", info.steering, steering, sides=_sides(info)))
+    figure.add_trace(_marks(info.base.name, (info.base,), {"color": PALETTE[-1], "size": 10, "symbol": "square"}))
+    figure.add_trace(_marks(info.edit.name, (info.edit,), {"color": PALETTE[1], "size": 15, "symbol": "star"}))
+    figure.update_layout(
+        template=HOUSE,
+        height=420,
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        margin={"b": 112},
+        xaxis={
+            "title": {"text": _title(info.utility, info.utility_higher_is_better)},
+            "range": [min(across) - room, max(across) + room],
+            "nticks": 7,
+        },
+        yaxis={"title": {"text": _title(info.attribute, info.attribute_higher_is_better)}, "nticks": 8},
+    )
+    return figure
+
+
+def _marks(name: str, points: Sequence[Point], marker: dict[str, object], *, sides: list[str] | None = None) -> go.Scatter:
+    """One trace of points with their intervals."""
+    y = np.array([point.attribute for point in points], dtype=np.float32)
+    low = np.array([p.attribute if p.attribute_low is None else p.attribute_low for p in points], dtype=np.float32)
+    high = np.array([p.attribute if p.attribute_high is None else p.attribute_high for p in points], dtype=np.float32)
+    return go.Scatter(
+        x=np.array([point.utility for point in points], dtype=np.float32),
+        y=y,
+        name=plain(name),
+        mode="markers+text" if sides else "markers",
+        text=[_strength(point) for point in points] if sides else None,
+        textposition=sides,
+        textfont={"color": PALETTE[0]},
+        cliponaxis=False,
+        marker={"line": {"color": "white", "width": 1}, **marker},
+        error_y={
+            "type": "data",
+            "array": high - y,
+            "arrayminus": y - low,
+            "visible": bool((high > low).any()),
+            "thickness": 1,
+            "width": 3,
+        },
+        customdata=[_hover(point) for point in points],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _sides(info: Response) -> list[str]:
+    """Where each steering point's strength is written: beside its error bar, and off the line."""
+    sides: list[str] = []
+    for point in info.steering:
+        place = info.path.index(point)
+        joined = [each for each in info.path[max(place - 1, 0) : place + 2] if each is not point]
+        right = [each for each in joined if each.utility > point.utility]
+        if not right:
+            sides.append("middle right")
+        elif len(right) == len(joined):
+            sides.append("middle left")
+        else:
+            sides.append("bottom right" if right[0].attribute > point.attribute else "top right")
+    return sides
+
+
+def _strength(point: Point) -> str:
+    return "" if point.strength is None else f"{point.strength:+g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _hover(point: Point) -> str:
+    strength = "" if point.strength is None else f", strength {_strength(point)}"
+    low, high = point.attribute_low, point.attribute_high
+    interval = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
+    return f"{plain(point.name)}{strength}<br>attribute {point.attribute:.3g}{interval}<br>utility {point.utility:.3g}"
+
+
+def _title(name: str, higher_is_better: bool) -> str:
+    """An axis title that says where better is."""
+    return plain(f"{name} (higher is better →)" if higher_is_better else f"{name} (← lower is better)", width=42)

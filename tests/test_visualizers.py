@@ -1,0 +1,316 @@
+import base64
+import json
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+import torch
+
+from s2e_lens.errors import ShapeError
+from s2e_lens.visualizers import (
+    HOUSE,
+    Point,
+    draw_head_heatmap,
+    draw_neuron_ranking,
+    draw_response,
+    head_heatmap_info,
+    neuron_ranking_info,
+    plotly_js,
+    response_info,
+    to_html_fragment,
+    write_html,
+)
+from s2e_lens.visualizers.style import as_matrix
+
+
+def heads(layers: int = 3, count: int = 4) -> torch.Tensor:
+    return torch.randn(layers, count, generator=torch.Generator().manual_seed(0))
+
+
+def heatmap_traces(figure: go.Figure) -> tuple[go.Heatmap, list[go.Scatter]]:
+    heatmap, *marks = figure.data
+    return heatmap, marks
+
+
+def point(strength: float | None, attribute: float, utility: float, **interval: float) -> Point:
+    ends = (interval.get("low"), interval.get("high"))
+    return Point(f"at {strength}", strength, attribute, *ends, utility)
+
+
+BASE, EDIT = point(0.0, 0.3, 0.8), point(None, 0.8, 0.75, low=0.7, high=0.9)
+STEERING = [point(4.0, 0.9, 0.3), point(-1.0, 0.2, 0.78), point(1.0, 0.5, 0.7, low=0.4, high=0.55)]
+
+
+def response(**settings: bool):
+    return response_info(BASE, EDIT, STEERING, attribute="refusal", utility="accuracy", **settings)
+
+
+# heads
+
+
+def test_limits_are_symmetric_around_zero():
+    info = head_heatmap_info(torch.tensor([[0.5, -3.0], [1.0, 2.0]]), name="score")
+    heatmap, _ = heatmap_traces(draw_head_heatmap(info))
+    assert info.limit == 3.0
+    assert (heatmap.zmin, heatmap.zmax) == (-3.0, 3.0)
+
+
+def test_scores_that_are_all_zero_still_have_limits():
+    assert head_heatmap_info(torch.zeros(2, 2), name="score").limit == 1.0
+
+
+def test_positive_is_blue_and_negative_is_red():
+    heatmap, _ = heatmap_traces(draw_head_heatmap(head_heatmap_info(heads(), name="score")))
+    (_, lowest), (_, highest) = heatmap.colorscale[0], heatmap.colorscale[-1]
+    for colour, strongest in ((lowest, 0), (highest, 2)):
+        assert int(np.argmax([int(part) for part in re.findall(r"\d+", colour)])) == strongest
+
+
+def test_layer_0_is_at_the_top():
+    low, high = draw_head_heatmap(head_heatmap_info(heads(3, 4), name="score")).layout.yaxis.range
+    assert (low, high) == (2.5, -0.5)
+
+
+def test_an_edited_head_is_marked_at_its_own_place():
+    lam = torch.zeros(3, 4)
+    lam[2, 1], lam[0, 3] = -1.2, 0.4
+    info = head_heatmap_info(heads(3, 4), edited=lam, name="score")
+    _, (marks,) = heatmap_traces(draw_head_heatmap(info))
+    assert info.marks == [(0, 3), (2, 1)]
+    assert list(zip(marks.y, marks.x, strict=True)) == [(0, 3), (2, 1)]
+    assert marks.name == "edited: 2 of 12"
+    assert marks.showlegend
+    # Negative control: the marks of the transposed places are others.
+    assert head_heatmap_info(heads(4, 3), edited=lam.T, name="score").marks != info.marks
+
+
+@pytest.mark.parametrize("edited", [None, torch.zeros(3, 4)])
+def test_without_an_edit_nothing_is_marked(edited):
+    info = head_heatmap_info(heads(3, 4), edited=edited, name="score")
+    _, marks = heatmap_traces(draw_head_heatmap(info))
+    assert info.marks == []
+    assert marks == []
+
+
+def test_heads_can_be_marked_without_their_lambda():
+    edited = torch.zeros(3, 4, dtype=torch.bool)
+    edited[1, 2] = True
+    info = head_heatmap_info(heads(3, 4), edited=edited, name="score")
+    heatmap, _ = heatmap_traces(draw_head_heatmap(info))
+    assert (info.marks, info.lam) == ([(1, 2)], None)
+    assert "λ" not in heatmap.hovertemplate
+
+
+def test_the_hover_tells_label_score_and_lambda_of_the_same_head():
+    scores, lam = heads(3, 4), heads(3, 4) * 2
+    heatmap, _ = heatmap_traces(draw_head_heatmap(head_heatmap_info(scores, edited=lam, name="score")))
+    assert heatmap.text[2][1] == "L2H1"
+    assert heatmap.z[2][1] == scores[2, 1].item()
+    assert heatmap.customdata[2][1] == lam[2, 1].item()
+    assert heatmap.hovertemplate == "%{text}, score %{z:+.3~g}, λ %{customdata:+.3~g}<extra></extra>"
+
+
+def test_the_colour_bar_has_the_name_of_the_score_as_plain_text():
+    heatmap, _ = heatmap_traces(draw_head_heatmap(head_heatmap_info(heads(), name="<b>ΔU")))
+    assert heatmap.colorbar.title.text == "&lt;b&gt;ΔU"
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (32, 32), (1, 1), (26, 4), (2, 32), (80, 64)])
+def test_heads_of_many_shapes_can_be_drawn(shape):
+    figure = draw_head_heatmap(head_heatmap_info(heads(*shape), edited=heads(*shape).clamp_min(1) - 1, name="score"))
+    heatmap, _ = heatmap_traces(figure)
+    assert heatmap.z.shape == shape
+    assert heatmap.z.dtype == np.float32
+    assert {figure.layout.yaxis.title.text, figure.layout.annotations[0].text} == {"layer", "head"}
+    assert 150 < figure.layout.height < 800
+
+
+def test_scores_in_half_precision_can_be_drawn():
+    assert head_heatmap_info(heads().bfloat16(), name="score").scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("scores", [torch.zeros(0, 4), torch.zeros(3, 0), torch.full((3, 4), torch.nan)])
+def test_heads_that_are_missing_or_not_finite_are_refused(scores):
+    with pytest.raises(ShapeError, match="needed"):
+        head_heatmap_info(scores, name="score")
+
+
+def test_a_refusal_names_both_shapes():
+    with pytest.raises(ShapeError, match=re.escape("λ came with shape [4, 3]; [3, 4] is needed")):
+        as_matrix(torch.zeros(4, 3), what="λ", like=(3, 4))
+    with pytest.raises(ShapeError, match=re.escape("came with shape [4]; a tensor [layer, component]")):
+        as_matrix(torch.zeros(4), what="λ")
+
+
+# neurons
+
+
+def test_neurons_are_ranked_by_magnitude_with_ties_in_order():
+    scores = torch.tensor([[0.5, -3.0, 0.0], [2.0, -2.0, 1.0]])
+    lam = torch.tensor([[0.0, -1.0, 0.0], [0.0, 0.7, 0.0]])
+    info = neuron_ranking_info(scores, k=4, lam=lam, name="score")
+    assert info.labels == ("L0N1", "L1N0", "L1N1", "L1N2")
+    assert info.scores.tolist() == [-3.0, 2.0, -2.0, 1.0]
+    assert info.edited == ["L0N1", "L1N1"]
+    assert info.total == 6
+
+
+def test_the_ranking_agrees_with_sorting_all_neurons():
+    scores = heads(5, 172)
+    info = neuron_ranking_info(scores, k=20, name="score")
+    expected = sorted((-abs(scores[i, j].item()), f"L{i}N{j}") for i in range(5) for j in range(172))[:20]
+    assert list(info.labels) == [label for _, label in expected]
+
+
+def test_a_ranking_longer_than_the_model_holds_every_neuron():
+    assert len(neuron_ranking_info(heads(2, 3), k=20, name="score").labels) == 6
+
+
+def test_the_largest_bar_is_on_top_and_colours_follow_the_sign():
+    figure = draw_neuron_ranking(neuron_ranking_info(torch.tensor([[1.0, -3.0]]), name="score"))
+    (bars,) = figure.data
+    assert list(figure.layout.yaxis.ticktext) == ["L0N1", "L0N0"]
+    assert list(bars.y) == [0, 1]
+    assert list(figure.layout.yaxis.range) == [1.5, -0.5]
+    assert list(bars.marker.color) == ["rgb(178,24,43)", "rgb(33,102,172)"]
+
+
+def test_an_edited_neuron_is_marked_at_its_own_bar():
+    figure = draw_neuron_ranking(
+        neuron_ranking_info(torch.tensor([[1.0, -3.0, 2.0]]), lam=torch.tensor([[0.0, 0.0, 0.5]]), name="score")
+    )
+    _, marks = figure.data
+    assert (list(marks.x), list(marks.y)) == ([2.0], [1.0])
+
+
+def test_a_mixture_of_experts_gives_an_empty_figure_that_says_why():
+    info = neuron_ranking_info(torch.zeros(5, 0), lam=torch.zeros(5, 0), name="score")
+    figure = draw_neuron_ranking(info)
+    assert (info.labels, info.total) == ((), 0)
+    assert not figure.data
+    assert "mixtures of experts" in figure.layout.annotations[0].text
+
+
+def test_a_ranking_of_no_neurons_is_refused():
+    with pytest.raises(ShapeError, match="k must be 1 or more"):
+        neuron_ranking_info(heads(), k=0, name="score")
+    with pytest.raises(ShapeError, match="at least one layer"):
+        neuron_ranking_info(torch.zeros(0, 3), name="score")
+
+
+# response
+
+
+def test_steering_points_are_joined_in_the_order_of_strength_through_the_base():
+    info = response()
+    assert [each.strength for each in info.steering] == [-1.0, 1.0, 4.0]
+    assert [each.strength for each in info.path] == [-1.0, 0.0, 1.0, 4.0]
+
+
+def test_a_base_without_strength_is_left_out_of_the_line():
+    info = response_info(point(None, 0.3, 0.8), EDIT, STEERING, attribute="refusal", utility="accuracy")
+    assert info.path == info.steering
+
+
+def test_the_response_shows_attribute_against_utility_with_intervals():
+    figure = draw_response(response())
+    _, steering, base, edit = figure.data
+    np.testing.assert_allclose(steering.x, [0.78, 0.7, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(steering.y, [0.2, 0.5, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(steering.error_y.array, [0, 0.05, 0], atol=1e-6)
+    np.testing.assert_allclose(steering.error_y.arrayminus, [0, 0.1, 0], atol=1e-6)
+    assert list(steering.text) == ["−1", "+1", "+4"]
+    assert not base.error_y.visible
+    assert edit.error_y.visible
+    assert edit.marker.symbol == "star"
+
+
+def test_axis_titles_say_which_direction_is_better():
+    layout = draw_response(response(attribute_higher_is_better=False)).layout
+    assert layout.xaxis.title.text == "accuracy (higher is better →)"
+    assert layout.yaxis.title.text == "refusal (← lower is better)"
+
+
+def test_a_single_steering_point_at_the_base_can_be_drawn():
+    figure = draw_response(response_info(BASE, BASE, [BASE], attribute="refusal", utility="accuracy"))
+    low, high = figure.layout.xaxis.range
+    assert low < BASE.utility < high
+
+
+@pytest.mark.parametrize(
+    ("steering", "message"),
+    [
+        ([], "at least one strength"),
+        ([point(1.0, float("nan"), 0.5)], "NaN or infinity"),
+        ([point(1.0, 0.5, float("inf"))], "NaN or infinity"),
+        ([point(1.0, 0.5, 0.5, low=0.6, high=0.7)], "outside its interval"),
+    ],
+)
+def test_a_response_that_cannot_be_drawn_is_refused(steering, message):
+    with pytest.raises(ShapeError, match=message):
+        response_info(BASE, EDIT, steering, attribute="refusal", utility="accuracy")
+
+
+# style and pages
+
+
+def figures() -> dict[str, go.Figure]:
+    return {
+        "heads": draw_head_heatmap(head_heatmap_info(heads(), edited=heads(), name="score")),
+        "neurons": draw_neuron_ranking(neuron_ranking_info(heads(), lam=heads(), name="score")),
+        "no neurons": draw_neuron_ranking(neuron_ranking_info(torch.zeros(2, 0), name="score")),
+        "response": draw_response(response()),
+    }
+
+
+@pytest.mark.parametrize("name", figures())
+def test_every_figure_has_the_house_template_and_no_other(name):
+    assert figures()[name].layout.template == HOUSE
+
+
+def test_the_default_template_of_plotly_stays_as_it_is():
+    assert plotly.io.templates.default == "plotly"
+    assert go.Figure().layout.template != HOUSE
+
+
+@pytest.mark.parametrize("name", figures())
+def test_a_fragment_loads_nothing_and_holds_no_plotly_source(name):
+    fragment = to_html_fragment(figures()[name])
+    assert "<script src" not in fragment
+    assert not re.search(r"https?:|src=|href=", fragment)
+    assert fragment.startswith("<div")
+    assert len(fragment) < 20_000 < len(plotly_js())
+    assert '"responsive": true' in fragment
+    assert '"displaylogo": false' in fragment
+
+
+def test_a_fragment_with_a_fixed_id_is_the_same_each_time():
+    one, other = (to_html_fragment(draw_response(response()), div_id="response") for _ in range(2))
+    assert one == other
+    assert 'id="response"' in one
+
+
+def test_names_from_outside_cannot_add_markup_to_a_page():
+    evil = "</script><script>alert(1)</script><a href='x'>"
+    figure = draw_response(response_info(Point(evil, 0.0, 0.3, None, None, 0.8), EDIT, STEERING, attribute=evil, utility="u"))
+    assert "alert(1)</" not in to_html_fragment(figure)
+    assert "<" not in figure.data[2].name
+
+
+def test_scores_travel_as_float32():
+    heatmap = json.loads(draw_head_heatmap(head_heatmap_info(heads(), name="score")).to_json())["data"][0]
+    assert heatmap["z"]["dtype"] == "f4"
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(heatmap["z"]["bdata"]), "<f4"), heads().numpy().ravel())
+
+
+def test_a_page_is_whole_and_offline(tmp_path):
+    path = tmp_path / "new" / "page.html"
+    write_html(draw_response(response()), path, title="a < b")
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert plotly_js() in page
+    assert "<title>a &lt; b</title>" in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page.replace(plotly_js(), ""))
+    assert [each.name for each in path.parent.iterdir()] == ["page.html"]

@@ -1,7 +1,8 @@
 """Files: safetensors with provenance, JSON and text, written to a temporary name and renamed. Never pickle.
 
-A file is one safetensors archive. Its metadata say ``format: s2e_lens``, the ``kind`` (means, directions, attribution,
-edit), the version of the layout and, as JSON, the provenance.
+A file is one safetensors archive. Its metadata hold one entry, ``s2e_lens``: JSON with the ``kind`` (means, directions,
+attribution, edit), the version of the layout and the provenance. (One entry, because safetensors writes several in
+random order, and the same result shall give the same bytes.)
 """
 
 import dataclasses
@@ -136,17 +137,8 @@ def save(result: Result, path: str | Path) -> None:
     """Write means, directions, an attribution or an edit, atomically."""
     kind = type(result).__name__.lower()
     tensors, extra = _WRITERS[kind](result)
-    write_tensors(
-        path,
-        tensors,
-        {
-            "format": FORMAT,
-            "kind": kind,
-            "version": str(VERSION),
-            "provenance": json.dumps(dataclasses.asdict(result.provenance)),
-            **{name: json.dumps(value) for name, value in extra.items()},
-        },
-    )
+    header = {"kind": kind, "version": VERSION, "provenance": dataclasses.asdict(result.provenance), **extra}
+    write_tensors(path, tensors, {FORMAT: json.dumps(header)})
 
 
 def load(path: str | Path, kind: type[Any]) -> Any:
@@ -156,17 +148,20 @@ def load(path: str | Path, kind: type[Any]) -> Any:
         StorageError: if the file is missing, truncated, foreign, of a later version, or of another kind.
     """
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") != FORMAT:
-        raise StorageError(f"{path} is a safetensors file, but s2e_lens did not write it (format: {metadata.get('format')}).")
-    version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > VERSION:
-        raise StorageError(f"{path} has layout version {version!r}; this s2e_lens reads up to {VERSION}. Update s2e_lens.")
-    want = kind.__name__.lower()
-    if metadata.get("kind") != want:
-        raise StorageError(f"{path} holds {metadata.get('kind')}, and {want} was needed.")
+    if FORMAT not in metadata:
+        raise StorageError(f"{path} is a safetensors file, but s2e_lens did not write it.")
     try:
-        provenance = Provenance(**json.loads(metadata["provenance"]))
-        return _READERS[want](tensors, metadata, provenance)
+        header = json.loads(metadata[FORMAT])
+        version, found = int(header["version"]), header["kind"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} has a damaged header ({error}). Make it again.") from error
+    if version > VERSION:
+        raise StorageError(f"{path} has layout version {version}; this s2e_lens reads up to {VERSION}. Update s2e_lens.")
+    want = kind.__name__.lower()
+    if found != want:
+        raise StorageError(f"{path} holds {found}, and {want} was needed.")
+    try:
+        return _READERS[want](tensors, header, Provenance(**header["provenance"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise StorageError(f"{path} is incomplete: {type(error).__name__} {error}. Make it again.") from error
 
@@ -184,7 +179,7 @@ def _write_means(means: Means) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"means_provenance": dataclasses.asdict(means.provenance)}
 
 
-def _read_means(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], _: Provenance) -> Means:
+def _read_means(tensors: Mapping[str, Tensor], header: Mapping[str, Any], _: Provenance) -> Means:
     def one(label: str) -> ClassMeans:
         def site_means(site: Site) -> SiteMeans:
             prefix = f"means.{label}.{site}"
@@ -194,7 +189,7 @@ def _read_means(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], _: P
         examples = {site: tensors[f"means.{label}.{site}.examples"] for site in SITES} if kept else None
         return ClassMeans(int(tensors[f"means.{label}.count"]), site_means("attn"), site_means("mlp"), examples)
 
-    return Means(one("positive"), one("negative"), Provenance(**json.loads(metadata["means_provenance"])))
+    return Means(one("positive"), one("negative"), Provenance(**header["means_provenance"]))
 
 
 def _write_directions(directions: Directions) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -204,18 +199,18 @@ def _write_directions(directions: Directions) -> tuple[dict[str, Tensor], dict[s
     return tensors, {**extra, "method": directions.method}
 
 
-def _read_directions(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], provenance: Provenance) -> Directions:
+def _read_directions(tensors: Mapping[str, Tensor], header: Mapping[str, Any], provenance: Provenance) -> Directions:
     attn, mlp = (SiteDirections(tensors[f"{site}.unit"], tensors[f"{site}.norm"]) for site in SITES)
-    means = _read_means(tensors, metadata, provenance)
-    return Directions(attn, mlp, means, json.loads(metadata["method"]), provenance)
+    means = _read_means(tensors, header, provenance)
+    return Directions(attn, mlp, means, header["method"], provenance)
 
 
 def _write_attribution(attribution: Attribution) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {"heads": attribution.heads, "neurons": attribution.neurons}, {"score": attribution.score}
 
 
-def _read_attribution(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], provenance: Provenance) -> Attribution:
-    return Attribution(tensors["heads"], tensors["neurons"], json.loads(metadata["score"]), provenance)
+def _read_attribution(tensors: Mapping[str, Tensor], header: Mapping[str, Any], provenance: Provenance) -> Attribution:
+    return Attribution(tensors["heads"], tensors["neurons"], header["score"], provenance)
 
 
 def _write_edit(edit: Edit) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -226,8 +221,8 @@ def _write_edit(edit: Edit) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"terms": {site: len(edit[site]) for site in SITES}}
 
 
-def _read_edit(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], provenance: Provenance) -> Edit:
-    counts = json.loads(metadata["terms"])
+def _read_edit(tensors: Mapping[str, Tensor], header: Mapping[str, Any], provenance: Provenance) -> Edit:
+    counts = header["terms"]
 
     def terms(site: Site) -> tuple[SiteEdit, ...]:
         return tuple(
@@ -243,7 +238,7 @@ _WRITERS: dict[str, Callable[[Any], tuple[dict[str, Tensor], dict[str, Any]]]] =
     "attribution": _write_attribution,
     "edit": _write_edit,
 }
-_READERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, str], Provenance], Result]] = {
+_READERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any], Provenance], Result]] = {
     "means": _read_means,
     "directions": _read_directions,
     "attribution": _read_attribution,

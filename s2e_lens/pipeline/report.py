@@ -51,7 +51,11 @@ def write_report(outcome: Outcome, out: str | Path) -> Path:
     values = summary(outcome)
     with new_folder(out, replace_if=SUMMARY) as folder:
         for name, figure in figures.items():
-            write_html(figure, folder / f"{name}.html")
+            write_html(
+                figure,
+                folder / f"{name}.html",
+                title=f"{outcome.behavior.name} on {outcome.model.name}: {name.replace('_', ' ')}",
+            )
         for name, table in tables.items():
             storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
         storage.write_text(
@@ -89,7 +93,7 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
 def _point(each: Measurement) -> Point:
     return Point(
         name="unedited" if each.condition == BASE else each.condition,
-        strength=each.strength,
+        strength=0.0 if each.condition == BASE else each.strength,
         attribute=each.attribute.value,
         attribute_low=each.attribute.low,
         attribute_high=each.attribute.high,
@@ -113,6 +117,6 @@ def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], val
         samples=outcome.samples,
         conditions=[each.condition for each in outcome.measurements],
         realised=outcome.realised,
-        figures={name: Markup(to_html_fragment(figure)) for name, figure in figures.items()},
+        figures={name: Markup(to_html_fragment(figure, div_id=name)) for name, figure in figures.items()},
         plotly_js=Markup(plotly_js()),
     )

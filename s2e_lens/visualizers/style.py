@@ -120,5 +120,5 @@ def plotly_js() -> str:
 
 def write_html(figure: go.Figure, path: str | Path, *, title: str = "s2e_lens") -> None:
     """Write one figure as a page that needs no network and no other file, whole or not at all."""
-    fragment = to_html_fragment(figure)
+    fragment = to_html_fragment(figure, div_id="figure")
     write_text(path, _PAGE.format(title=html.escape(title), plotly_js=plotly_js(), fragment=fragment))

@@ -20,7 +20,7 @@ from s2e_lens.behaviors.examples import LABELS, check_classes
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.errors import ExamplesError, MismatchError, StorageError
 from s2e_lens.models import LensModel, SiteFn
-from s2e_lens.results import SITES, ClassMeans, Means, Site, SiteMeans
+from s2e_lens.results import SITES, ClassMeans, Means, Place, Site, SiteMeans
 from s2e_lens.storage import read_tensors, write_tensors
 
 
@@ -124,15 +124,17 @@ class _Sums:
     @classmethod
     def zeros(cls, model: LensModel, *, keep: bool) -> "_Sums":
         shapes, wide = model.shapes, torch.float64
-        inputs = {site: torch.zeros(2, shapes.n_layers, *shapes.components(site), dtype=wide) for site in SITES}
-        outputs = {site: torch.zeros(2, shapes.n_layers, shapes.d_model, dtype=wide) for site in SITES}
-        return cls(inputs, outputs, keep=keep)
+        sums = cls({}, {}, keep=keep)
+        for site in SITES:
+            sums.inputs[site] = torch.zeros(2, shapes.n_layers, *shapes.components(site), dtype=wide)
+            sums.outputs[site] = torch.zeros(2, shapes.n_layers, shapes.d_model, dtype=wide)
+        return sums
 
     def add(self, model: LensModel, batch: Sequence[TokenizedExample], rows: Sequence[int]) -> None:
         """Run one batch and add its span means; nothing of it is kept when it fails."""
         ids, mask = model.pad([example.input_ids for example in batch])
         weights = span_weights(batch, ids.shape[1]).to(ids.device)
-        found: dict[tuple[Site, int], tuple[Tensor, Tensor]] = {}
+        found: dict[Place, tuple[Tensor, Tensor]] = {}
 
         def reduce(site: Site, layer: int) -> SiteFn:
             def fn(x: Tensor, y: Tensor) -> None:
@@ -142,8 +144,7 @@ class _Sums:
 
             return fn
 
-        layers = range(model.shapes.n_layers)
-        with model.intercept({(site, layer): reduce(site, layer) for site in SITES for layer in layers}):
+        with model.intercept({(site, layer): reduce(site, layer) for site, layer in model.shapes.places}):
             model.run(ids, mask)
         self._check_finite(found, batch, rows)
         classes = torch.tensor([LABELS.index(example.label) for example in batch])
@@ -153,14 +154,13 @@ class _Sums:
             self.outputs[site][:, layer].index_add_(0, classes, per_y)
         if self.keep:
             for i, row in enumerate(rows):
-                self.examples[row] = torch.stack([torch.stack([found[s, n][1][i] for n in layers]) for s in SITES])
+                outputs = [found[place][1][i] for place in model.shapes.places]
+                self.examples[row] = torch.stack(outputs).unflatten(0, (len(SITES), -1))
         self.batches += 1
         self.whole = True
 
     @staticmethod
-    def _check_finite(
-        found: dict[tuple[Site, int], tuple[Tensor, Tensor]], batch: Sequence[TokenizedExample], rows: Sequence[int]
-    ) -> None:
+    def _check_finite(found: dict[Place, tuple[Tensor, Tensor]], batch: Sequence[TokenizedExample], rows: Sequence[int]) -> None:
         for (site, layer), (per_x, per_y) in found.items():
             bad = ~(per_x.isfinite().flatten(1).all(dim=1) & per_y.isfinite().all(dim=1))
             if bad.any():
@@ -176,13 +176,14 @@ class _Sums:
         classes = []
         for index, label in enumerate(LABELS):
             count = labels.count(label)
-            sites = [SiteMeans(self.inputs[s][index] / count, self.outputs[s][index] / count) for s in SITES]
-            kept = None
+            attn, mlp = (SiteMeans(self.inputs[s][index] / count, self.outputs[s][index] / count) for s in SITES)
+            kept: dict[Site, Tensor] | None = None
             if self.keep:
                 each = torch.stack([self.examples[row] for row in range(len(labels)) if labels[row] == label])
-                kept = {site: each[:, i] for i, site in enumerate(SITES)}
-            classes.append(ClassMeans(count, *sites, kept))
-        return Means(*classes, provenance=model.provenance(**known))
+                kept = {"attn": each[:, 0], "mlp": each[:, 1]}
+            classes.append(ClassMeans(count, attn, mlp, kept))
+        positive, negative = classes
+        return Means(positive, negative, model.provenance(**known))
 
 
 @dataclass

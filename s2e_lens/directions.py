@@ -92,16 +92,15 @@ def logistic_probe(means: Means, site: Site) -> Float[Tensor, "layer d_model"]:
         DirectionError: if the means were collected without ``keep_examples``.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     positive, negative = _per_example(means, site)
     labels = [1] * len(positive) + [0] * len(negative)
     normals = []
     for layer in range(positive.shape[1]):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(torch.cat([positive[:, layer], negative[:, layer]]).numpy(), labels)
-        normals.append(torch.from_numpy(probe[-1].coef_[0] / probe[0].scale_))
+        scaler, probe = StandardScaler(), LogisticRegression(max_iter=1000)
+        probe.fit(scaler.fit_transform(torch.cat([positive[:, layer], negative[:, layer]]).numpy()), labels)
+        normals.append(torch.from_numpy(probe.coef_[0] / scaler.scale_))
     return _along(torch.stack(normals), difference_of_means(means, site))
 
 

@@ -25,6 +25,8 @@ from s2e_lens.errors import DirectionError, MismatchError, PlanError
 
 Site = Literal["attn", "mlp"]
 SITES: tuple[Site, Site] = ("attn", "mlp")
+Place = tuple[Site, int]
+"""A site of a layer."""
 
 
 def component_label(site: Site, layer: int, index: int) -> str:
@@ -269,9 +271,9 @@ class Edit:
             "old weights back bit for bit. For the opposite push, add `-1 * edit`."
         )
 
-    def touched(self, site: Site) -> list[int]:
-        """The layers of a site that any term edits."""
-        return sorted({layer for term in self[site] for layer in term.touched})
+    def touched(self) -> list[Place]:
+        """The sites and layers that any term edits."""
+        return [(site, layer) for site in SITES for layer in sorted({i for term in self[site] for i in term.touched})]
 
     def count(self, site: Site) -> int:
         """The number of components of a site that any term edits."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from s2e_lens.attribution import check_measured_on
 from s2e_lens.models import LensModel, SiteFn
-from s2e_lens.results import SITES, Directions, Site
+from s2e_lens.results import SITES, Directions, Place, Site
 
 
 def steered(
@@ -29,8 +29,8 @@ def steered(
     """
     check_measured_on(model, directions, force=force)
     chosen = range(model.shapes.n_layers) if layers is None else layers
-    keys = [(site, layer) for site in sites for layer in chosen] if strength else []
-    return model.intercept({key: _add(strength * directions[key[0]].vectors[key[1]]) for key in keys})
+    places: list[Place] = [(site, layer) for site in sites for layer in chosen] if strength else []
+    return model.intercept({(site, layer): _add(strength * directions[site].vectors[layer]) for site, layer in places})
 
 
 def _add(vector: Float[Tensor, " d_model"]) -> SiteFn:

@@ -186,7 +186,7 @@ def _read_means(tensors: Mapping[str, Tensor], header: Mapping[str, Any], _: Pro
             return SiteMeans(tensors[f"{prefix}.inputs"], tensors[f"{prefix}.outputs"])
 
         kept = f"means.{label}.attn.examples" in tensors
-        examples = {site: tensors[f"means.{label}.{site}.examples"] for site in SITES} if kept else None
+        examples: dict[Site, Tensor] | None = {s: tensors[f"means.{label}.{s}.examples"] for s in SITES} if kept else None
         return ClassMeans(int(tensors[f"means.{label}.count"]), site_means("attn"), site_means("mlp"), examples)
 
     return Means(one("positive"), one("negative"), Provenance(**header["means_provenance"]))

@@ -90,9 +90,8 @@ def demo_model() -> tuple[Any, Any]:
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,
-            attn_implementation="eager",
         )
-        model: Any = LlamaForCausalLM(config)
+        model: Any = LlamaForCausalLM._from_config(config, attn_implementation="eager")
         _train(model, tokenizer)
     return model.eval(), tokenizer
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from s2e_lens.attribution import check_weights
 from s2e_lens.errors import FrameError, MismatchError, ShapeError
 from s2e_lens.models import LensModel, SiteFn
-from s2e_lens.results import SITES, Edit, Site
+from s2e_lens.results import SITES, Edit, Place, Site
 
 CHUNK_ROWS = 1024
 """Rows of a weight that are widened to float32 at a time."""
@@ -21,11 +21,11 @@ CHUNK_ROWS = 1024
 class Realised:
     """How much of a planned update the weights' dtype could take up (1.0 and 0.0 but for rounding in float32)."""
 
-    planned: Mapping[tuple[Site, int], float]
+    planned: Mapping[Place, float]
     """‖ΔW‖ of each touched site and layer, as planned."""
-    along: Mapping[tuple[Site, int], float]
+    along: Mapping[Place, float]
     """<ΔW realised, ΔW planned>."""
-    missed: Mapping[tuple[Site, int], float]
+    missed: Mapping[Place, float]
     """‖ΔW realised - ΔW planned‖."""
 
     @property
@@ -85,8 +85,8 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
         NotEditableError: for quantised, offloaded or expert weights.
     """
     check_editable(model, edit, force=force)
-    touched = {(site, layer): _flat(model, site, layer) for site in SITES for layer in edit.touched(site)}
-    saved: dict[tuple[Site, int], Tensor] = {}
+    touched = {(site, layer): _flat(model, site, layer) for site, layer in edit.touched()}
+    saved: dict[Place, Tensor] = {}
     planned, along, missed = {}, {}, {}
     with torch.no_grad():
         try:
@@ -139,7 +139,7 @@ def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> Abstr
         MismatchError: as :func:`edited`.
     """
     check_editable(model, edit, force=force)
-    return model.intercept({(site, layer): _hook(edit, site, layer) for site in SITES for layer in edit.touched(site)})
+    return model.intercept({(site, layer): _hook(edit, site, layer) for site, layer in edit.touched()})
 
 
 def _hook(edit: Edit, site: Site, layer: int) -> SiteFn:

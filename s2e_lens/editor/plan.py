@@ -142,7 +142,7 @@ def plan_edit(
 
 def plan_to_dose(
     basis: EditBasis,
-    dose: float | Rhos,
+    dose: float | Rhos = 1.0,
     *,
     alpha: float = 0.05,
     relative: bool = False,

@@ -23,7 +23,7 @@ class Estimate:
     items: int
 
 
-def estimate(values: Sequence[float], *, seed: int = 0, resamples: int = 2000) -> Estimate:
+def estimate(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """Mean and 95 % percentile bootstrap interval over items, seeded."""
     array = np.asarray(values, dtype=np.float64)
     low = high = None

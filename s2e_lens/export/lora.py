@@ -31,14 +31,15 @@ def export_lora(model: LensModel, edit: Edit, out: str | Path, *, force: bool = 
         StorageError: if it cannot be written; nothing is left at ``out`` then.
     """
     check_editable(model, edit, force=force)
-    touched = [(site, layer) for site in SITES for layer in edit.touched(site)]
+    touched = edit.touched()
     if not touched:
         raise ExportError(
             "the edit changes no component (every λ is 0): there is no adapter to write. Plan it with a smaller rho."
         )
     rank = max(len(edit[site]) for site in SITES)
     tensors: dict[str, Tensor] = {}
-    names = {key: model.module_names[key] for key in touched}
+    twin = model.twin
+    names = {place: model.module_names[place] for place in touched}
     for (site, layer), name in names.items():
         terms = edit[site]
         factors = torch.zeros(rank, terms[0].factor(layer).numel())
@@ -47,7 +48,7 @@ def export_lora(model: LensModel, edit: Edit, out: str | Path, *, force: bool = 
             factors[row], units[:, row] = term.factor(layer), term.u[layer]
         tensors[f"base_model.model.{name}.lora_A.weight"] = factors
         tensors[f"base_model.model.{name}.lora_B.weight"] = units
-    transposed = {is_transposed(model.twin.get_submodule(name)) for name in names.values()}
+    transposed = {is_transposed(twin.get_submodule(name)) for name in names.values()}
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

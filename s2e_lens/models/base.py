@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from s2e_lens.errors import ModelError, NotEditableError
 from s2e_lens.models.fingerprint import hash_tensors
 from s2e_lens.models.text import TextCodec
-from s2e_lens.results import Provenance, Site, command_line
+from s2e_lens.results import SITES, Place, Provenance, Site, command_line
 
 SiteFn = Callable[
     [Float[Tensor, "batch pos component d_in"], Float[Tensor, "batch pos d_model"]],
@@ -39,6 +39,16 @@ class Shapes:
     def components(self, site: Site) -> tuple[int, int]:
         """(number of components, d_in) of a site."""
         return (self.n_heads, self.d_head) if site == "attn" else (self.d_mlp, 1)
+
+    @property
+    def places(self) -> list[Place]:
+        """Every site of every layer."""
+        return [(site, layer) for site in SITES for layer in range(self.n_layers)]
+
+    @property
+    def editable_places(self) -> list[Place]:
+        """Every site of every layer that has components."""
+        return [(site, layer) for site, layer in self.places if self.components(site)[0]]
 
 
 class LensModel(ABC):
@@ -74,7 +84,7 @@ class LensModel(ABC):
 
     @property
     @abstractmethod
-    def module_names(self) -> Mapping[tuple[Site, int], str]:
+    def module_names(self) -> Mapping[Place, str]:
         """Where the twin keeps each projection, such as ``model.layers.3.self_attn.o_proj``."""
 
     def weight(self, site: Site, layer: int) -> Float[Tensor, "component d_in d_model"]:
@@ -135,7 +145,7 @@ class LensModel(ABC):
         """The dtype of the weights."""
 
     @abstractmethod
-    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> AbstractContextManager[None]:
+    def intercept(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
         """Call ``fns[site, layer](x, y)`` at each forward pass inside the ``with`` block; y may be replaced.
 
         y is the raw output of the projection, before any norm that follows it, and x is what enters it: z

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from s2e_lens.errors import FrameError, ModelError
 from s2e_lens.models.base import LensModel, Shapes, SiteFn, context_length, evaluation_mode
-from s2e_lens.models.fingerprint import hash_tensors
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
-from s2e_lens.results import SITES, Site
+from s2e_lens.results import Place, Site
 
 INPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_z", "mlp": "blocks.{}.mlp.hook_post"}
 OUTPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_out", "mlp": "blocks.{}.mlp.hook_out"}
@@ -47,12 +46,8 @@ class BridgeModel(LensModel):
         self._check_hooks()
 
     def _check_hooks(self) -> None:
-        wanted = [
-            name.format(layer)
-            for site in SITES
-            for layer in range(self.shapes.n_layers)
-            for name in ([INPUT_HOOKS[site]] if self.shapes.components(site)[0] else []) + [OUTPUT_HOOKS[site]]
-        ]
+        wanted = [INPUT_HOOKS[site].format(layer) for site, layer in self.shapes.editable_places]
+        wanted += [OUTPUT_HOOKS[site].format(layer) for site, layer in self.shapes.places]
         missing = [name for name in wanted if name not in self.bridge.hook_dict]
         if missing:
             raise ModelError(
@@ -90,12 +85,12 @@ class BridgeModel(LensModel):
         return self._twin
 
     @cached_property
-    def module_names(self) -> Mapping[tuple[Site, int], str]:
-        keys = [(s, i) for s in SITES for i in range(self.shapes.n_layers) if self.shapes.components(s)[0]]
-        return find_by_storage(self.twin, ((key, self._weight(*key)) for key in keys))
+    def _module_names(self) -> Mapping[Place, str]:
+        return find_by_storage(self.twin, ((place, self._weight(*place)) for place in self.shapes.editable_places))
 
-    def weight_hash(self) -> str:
-        return hash_tensors(self.twin.named_parameters())
+    @property
+    def module_names(self) -> Mapping[Place, str]:
+        return self._module_names
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +101,7 @@ class BridgeModel(LensModel):
         return self.bridge.original_model.dtype
 
     @contextmanager
-    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> Iterator[None]:
+    def intercept(self, fns: Mapping[Place, SiteFn]) -> Iterator[None]:
         hooks: list[tuple[str, Any]] = []
         for (site, layer), fn in fns.items():
             keep, call = _hook_pair(fn, d_in=self.shapes.components(site)[1], has_input=self.shapes.components(site)[0] > 0)

@@ -13,7 +13,7 @@ from s2e_lens.models.base import LensModel, Shapes, SiteFn, evaluation_mode
 from s2e_lens.models.fingerprint import hash_tensors
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_value, input_major
-from s2e_lens.results import SITES, Site
+from s2e_lens.results import Place, Site
 
 
 class HookedModel(LensModel):
@@ -38,12 +38,9 @@ class HookedModel(LensModel):
         self._hf = hf_model
         self._names = self._match(hf_model) if hf_model is not None else {}
 
-    def _keys(self) -> list[tuple[Site, int]]:
-        return [(s, i) for s in SITES for i in range(self.shapes.n_layers) if self.shapes.components(s)[0]]
-
-    def _match(self, hf_model: nn.Module) -> dict[tuple[Site, int], str]:
-        names = find_by_value(hf_model, ((key, self._weight(*key).flatten(0, 1)) for key in self._keys()))
-        missing = [key for key in self._keys() if key not in names]
+    def _match(self, hf_model: nn.Module) -> dict[Place, str]:
+        names = find_by_value(hf_model, ((key, self._weight(*key).flatten(0, 1)) for key in self.shapes.editable_places))
+        missing = [key for key in self.shapes.editable_places if key not in names]
         if missing:
             raise MismatchError(
                 f"the Hugging Face model given with {self.name} does not hold the same weights at {missing[:4]}. "
@@ -73,7 +70,7 @@ class HookedModel(LensModel):
         return self._hf
 
     @property
-    def module_names(self) -> Mapping[tuple[Site, int], str]:
+    def module_names(self) -> Mapping[Place, str]:
         return self._names
 
     def weight_hash(self) -> str:
@@ -88,7 +85,7 @@ class HookedModel(LensModel):
         return self.hooked.W_E.dtype
 
     @contextmanager
-    def intercept(self, fns: Mapping[tuple[Site, int], SiteFn]) -> Iterator[None]:
+    def intercept(self, fns: Mapping[Place, SiteFn]) -> Iterator[None]:
         # The module's own output is y: hook_attn_out / hook_mlp_out come after Gemma's post-norm.
         with ExitStack() as stack:
             hooks = []

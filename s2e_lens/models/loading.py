@@ -136,7 +136,8 @@ def _load_tokenizer(source: str | Path, **hub: Any) -> Any:
     try:
         saved = get_tokenizer_config(source, **hub).get("tokenizer_class")
         generic = saved in _GENERIC_TOKENIZERS
-        return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(source, **hub)
+        loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
+        return loader.from_pretrained(source, **hub)
     except Exception as error:
         raise ModelError(
             f"cannot load the tokenizer of {source}: {error}. It needs tokenizer.json beside the weights."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from s2e_lens.errors import ModelError
-from s2e_lens.results import Site
+from s2e_lens.results import Place
 
 
 def sharing_copy(model: nn.Module) -> nn.Module:
@@ -25,13 +25,14 @@ def plain_tree(hooked: nn.Module) -> nn.Module:
     Raises:
         ModelError: if the wrapped tree does not hold every parameter of the plain one.
     """
-    tensors = {name.replace("._original_component", ""): t for name, t in hooked.state_dict(keep_vars=True).items()}
+    tensors = {name.replace("._original_component", ""): t for name, t in nn.Module.state_dict(hooked, keep_vars=True).items()}
     config: Any = hooked.config
+    make: Any = type(hooked)
     with init_empty_weights(include_buffers=False):
-        plain: Any = type(hooked)(config)
+        plain = make(config)
     wanted = plain.state_dict().keys()
     result = plain.load_state_dict({k: t for k, t in tensors.items() if k in wanted}, assign=True, strict=False)
-    plain.tie_weights()
+    plain.tie_weights()  # parameters that the checkpoint stores once
     missing = [name for name in result.missing_keys if plain.get_parameter(name).device.type == "meta"]
     if missing:
         raise ModelError(
@@ -53,7 +54,7 @@ def input_major(module: nn.Module) -> Tensor:
     return weight if is_transposed(module) else weight.T
 
 
-def find_by_storage(plain: nn.Module, wanted: Iterable[tuple[tuple[Site, int], Tensor]]) -> dict[tuple[Site, int], str]:
+def find_by_storage(plain: nn.Module, wanted: Iterable[tuple[Place, Tensor]]) -> dict[Place, str]:
     """Names of the modules whose weight is the very memory of the wanted views."""
     by_address = {
         module.weight.untyped_storage().data_ptr(): name
@@ -67,10 +68,10 @@ def find_by_storage(plain: nn.Module, wanted: Iterable[tuple[tuple[Site, int], T
     }
 
 
-def find_by_value(plain: nn.Module, wanted: Iterable[tuple[tuple[Site, int], Tensor]]) -> dict[tuple[Site, int], str]:
+def find_by_value(plain: nn.Module, wanted: Iterable[tuple[Place, Tensor]]) -> dict[Place, str]:
     """Names of the modules whose weight equals the wanted [d_in, d_model] matrices, each used once."""
     linear = {name: m for name, m in plain.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-    found: dict[tuple[Site, int], str] = {}
+    found: dict[Place, str] = {}
     for key, matrix in wanted:
         for name, module in linear.items():
             weight = input_major(module)

@@ -71,7 +71,10 @@ def write_report(outcome: Outcome, out: str | Path) -> Path:
 
 def draw_figures(outcome: Outcome) -> dict[str, Any]:
     """The figures of the page, by file name."""
-    lam = {site: sum((term.lam for term in outcome.edit[site]), torch.zeros_like(outcome.attribution[site])) for site in SITES}
+    lam = {site: torch.zeros_like(outcome.attribution[site]) for site in SITES}
+    for site in SITES:
+        for term in outcome.edit[site]:
+            lam[site] += term.lam
     name = f"{outcome.attribution.score} score"
     behavior = outcome.behavior
     response = response_info(

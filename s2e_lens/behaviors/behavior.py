@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from s2e_lens.behaviors.examples import AnyExample, TokenizedExample, check_classes, read_examples, split_examples
 from s2e_lens.errors import ExamplesError
@@ -50,7 +50,7 @@ class Behavior:
             )
 
     @classmethod
-    def from_examples(cls, name: str, examples: Sequence[AnyExample], *, seed: int = 0, **known: Any) -> Self:
+    def from_examples(cls, name: str, examples: Sequence[AnyExample], *, seed: int = 0, **known: Any) -> "Behavior":
         """Set a quarter of the prompts aside for the test split; see :func:`split_examples`."""
         train, test = split_examples(examples, seed=seed)
         return cls(name=name, train=train, test=test, **known)

@@ -85,14 +85,16 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
         NotEditableError: for quantised, offloaded or expert weights.
     """
     check_editable(model, edit, force=force)
-    touched = {(site, layer): _flat(model, site, layer) for site, layer in edit.touched()}
+    touched: dict[Place, Tensor] = {(site, layer): _flat(model, site, layer) for site, layer in edit.touched()}
     saved: dict[Place, Tensor] = {}
-    planned, along, missed = {}, {}, {}
+    planned: dict[Place, float] = {}
+    along: dict[Place, float] = {}
+    missed: dict[Place, float] = {}
     with torch.no_grad():
         try:
             for key, weight in touched.items():
                 saved[key] = weight.clone()
-                planned[key], along[key], missed[key] = _fold(edit, *key, weight)
+                planned[key], along[key], missed[key] = _fold(edit, key, weight)
             yield Realised(planned, along, missed)
         finally:
             with torch.no_grad():
@@ -111,8 +113,9 @@ def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total
     return flat
 
 
-def _fold(edit: Edit, site: Site, layer: int, weight: Float[Tensor, "d_in_total d_model"]) -> tuple[float, float, float]:
+def _fold(edit: Edit, place: Place, weight: Float[Tensor, "d_in_total d_model"]) -> tuple[float, float, float]:
     """Add the edit in place; returns ‖planned‖, <realised, planned> and ‖realised - planned‖."""
+    site, layer = place
     factors = torch.stack([term.factor(layer) for term in edit[site]]).to(weight.device)
     units = torch.stack([term.u[layer] for term in edit[site]]).to(weight.device)
     planned = along = missed = 0.0

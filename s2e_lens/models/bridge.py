@@ -19,6 +19,10 @@ INPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_z", "mlp": "blocks.
 OUTPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_out", "mlp": "blocks.{}.mlp.hook_out"}
 
 
+FLOAT32_ROTARY = {"olmo", "olmo2", "olmo3"}
+"""Families whose bridge (up to 4.3) mixes float32 queries with bfloat16 values, unless a KV cache evens them out."""
+
+
 class BridgeModel(LensModel):
     """A TransformerBridge; its weights are the Hugging Face parameters themselves."""
 
@@ -116,6 +120,10 @@ class BridgeModel(LensModel):
             self._active -= 1
 
     @property
+    def _use_cache(self) -> bool:
+        return self.bridge.original_model.config.model_type in FLOAT32_ROTARY
+
+    @property
     def _runner(self) -> Any:
         return self.bridge.original_model if self._active else self.twin
 
@@ -123,11 +131,11 @@ class BridgeModel(LensModel):
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
         with evaluation_mode(self._runner):
-            return self._runner(input_ids, attention_mask=attention_mask, use_cache=False).logits
+            return self._runner(input_ids, attention_mask=attention_mask, use_cache=self._use_cache).logits
 
     def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
         with evaluation_mode(self._runner):
-            self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=False)
+            self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=self._use_cache)
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
         ids, mask = self.pad(prompts, side="left")

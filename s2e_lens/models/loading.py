@@ -114,12 +114,14 @@ def _from_checkpoint(source: str | Path, *, device: str, dtype: str, chat_templa
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face checkpoint. (An adapter? Load its base model.)")
     wanted = "auto" if dtype == "auto" else _dtype(dtype)
     try:
-        hf = AutoModelForCausalLM.from_pretrained(path if local else source, dtype=wanted, attn_implementation="eager", **hub)
+        hf: Any = AutoModelForCausalLM.from_pretrained(
+            path if local else source, dtype=wanted, attn_implementation="eager", **hub
+        )
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError … for what is missing or broken
         hint = "" if local else " (a hub id needs a network, or the model in the local cache)"
         raise ModelError(f"cannot load {source}{hint}: {error}") from error
     try:
-        hf = hf.to(device).eval()
+        hf: Any = hf.to(device).eval()
     except RuntimeError as error:
         raise ModelError(f"cannot move {source} to {device}: {error}") from error
     tokenizer = _load_tokenizer(path if local else source, **hub)

@@ -25,11 +25,11 @@ def plain_tree(hooked: nn.Module) -> nn.Module:
     Raises:
         ModelError: if the wrapped tree does not hold every parameter of the plain one.
     """
-    tensors = {name.replace("._original_component", ""): t for name, t in nn.Module.state_dict(hooked, keep_vars=True).items()}
+    tensors = {name.replace("._original_component", ""): t for name, t in hooked.state_dict(keep_vars=True).items()}
     config: Any = hooked.config
     make: Any = type(hooked)
     with init_empty_weights(include_buffers=False):
-        plain = make(config)
+        plain: Any = make(config)
     wanted = plain.state_dict().keys()
     result = plain.load_state_dict({k: t for k, t in tensors.items() if k in wanted}, assign=True, strict=False)
     plain.tie_weights()  # parameters that the checkpoint stores once
@@ -57,9 +57,9 @@ def input_major(module: nn.Module) -> Tensor:
 def find_by_storage(plain: nn.Module, wanted: Iterable[tuple[Place, Tensor]]) -> dict[Place, str]:
     """Names of the modules whose weight is the very memory of the wanted views."""
     by_address = {
-        module.weight.untyped_storage().data_ptr(): name
-        for name, module in plain.named_modules()
-        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.device.type != "meta"
+        parameter.untyped_storage().data_ptr(): name.removesuffix(".weight")
+        for name, parameter in plain.named_parameters()
+        if name.endswith(".weight") and parameter.device.type != "meta"
     }
     return {
         key: by_address[view.untyped_storage().data_ptr()]

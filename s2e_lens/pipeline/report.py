@@ -59,7 +59,7 @@ def write_report(outcome: Outcome, out: str | Path) -> Path:
         for name, table in tables.items():
             storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
         storage.write_text(
-            folder / "measurements.json", tables["measurements"].to_json(orient="records", indent=2, double_precision=15) + "\n"
+            folder / "measurements.json", tables["measurements"].to_json(orient="records", indent=2, double_precision=15) or ""
         )
         storage.write_json(folder / "samples.json", outcome.samples)
         storage.write_json(folder / SUMMARY, values)

@@ -94,7 +94,7 @@ def test_components_and_bias_add_up_to_the_raw_output(family: str) -> None:
     seen = {}
     ids, mask = probe_tokens(model)
 
-    def keep(place):  # noqa: ANN001, ANN202
+    def keep(place):
         return lambda x, y: seen.__setitem__(place, (x, y))
 
     with model.intercept({place: keep(place) for place in model.shapes.places}):

@@ -1,0 +1,203 @@
+"""Streaming means: against a brute-force loop, batched against one at a time, interrupted against not."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from s2e_lens import activations, collect_means
+from s2e_lens.behaviors import TokenizedExample
+from s2e_lens.errors import ExamplesError, MismatchError, StorageError
+from s2e_lens.models import LensModel
+from s2e_lens.results import SITES, Means
+from tests.helpers import tiny_examples
+from tests.tiny import FAMILIES, tiny_hf, tiny_model
+
+
+def flat(means: Means) -> dict[str, torch.Tensor]:
+    return {
+        f"{label}.{site}.{what}": getattr(getattr(means, label)[site], what)
+        for label, site, what in itertools.product(("positive", "negative"), SITES, ("inputs", "outputs"))
+    }
+
+
+def brute_force(model: LensModel, family: str, examples: list[TokenizedExample], *, shift: int = 1) -> dict[str, torch.Tensor]:
+    """One example at a time, torch hooks on a plain Hugging Face model, and a Python loop over positions."""
+    plain = tiny_hf(family)
+    kept: dict = {}
+    for place, name in model.module_names.items():
+        plain.get_submodule(name).register_forward_hook(lambda m, a, y, place=place: kept.__setitem__(place, (a[0][0], y[0])))
+    found: dict[str, list[torch.Tensor]] = {}
+    for label in ("positive", "negative"):
+        for place in model.module_names:
+            rows: tuple[list, list] = ([], [])
+            for example in (e for e in examples if e.label == label):
+                with torch.no_grad():
+                    plain(torch.tensor([example.input_ids]))
+                positions = [token - shift for token in range(example.start, len(example.input_ids))]
+                for i in range(2):
+                    rows[i].append(sum(kept[place][i][p].double() for p in positions) / len(positions))
+            n = len(rows[0])
+            shape = model.shapes.components(place[0])
+            found.setdefault(f"{label}.{place[0]}.inputs", []).append((sum(rows[0]) / n).reshape(shape))
+            found.setdefault(f"{label}.{place[0]}.outputs", []).append(sum(rows[1]) / n)
+    return {name: torch.stack(layers) for name, layers in found.items()}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "phi3"])
+def test_means_are_those_of_a_loop_over_examples_and_positions(family: str) -> None:
+    model, examples = tiny_model(family), tiny_examples()
+    got = flat(collect_means(model, examples))
+    for name, want in brute_force(model, family, examples).items():
+        assert_close(got[name], want, atol=1e-5, rtol=0)
+    # Negative control: the positions of the response tokens themselves, instead of those that predict them.
+    wrong = brute_force(model, family, examples, shift=0)
+    assert max((got[name] - wrong[name]).abs().max() for name in got) > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_equals_one_at_a_time(family: str) -> None:
+    model, examples = tiny_model(family), tiny_examples()
+    together, apart = flat(collect_means(model, examples)), flat(collect_means(model, examples, batch_tokens=1))
+    for name, want in apart.items():
+        assert_close(together[name], want, atol=1e-5, rtol=0)
+
+
+def test_every_example_counts_once_however_long_it_is() -> None:
+    model = tiny_model()
+    short = TokenizedExample("positive", (1, 5, 6), 2)
+    long = TokenizedExample("positive", (1, *range(10, 40)), 2)
+    other = TokenizedExample("negative", (1, 7, 8), 2)
+    both = collect_means(model, [short, long, other]).positive
+    one, two = (collect_means(model, [each, other]).positive for each in (short, long))
+    assert both.count == 2
+    assert_close(both.mlp.outputs, (one.mlp.outputs + two.mlp.outputs) / 2, atol=1e-5, rtol=0)
+    assert (both.mlp.outputs - two.mlp.outputs).abs().max() > 0.1
+
+
+def test_a_mixture_of_experts_has_outputs_and_no_neurons() -> None:
+    means = collect_means(tiny_model("mixtral"), tiny_examples())
+    assert means.positive.mlp.inputs.shape == (2, 0, 1)
+    assert means.positive.mlp.outputs.abs().max() > 0
+
+
+def test_bfloat16_means_are_accumulated_wide() -> None:
+    """Means of a bfloat16 model keep more digits than bfloat16 has: a sum of equal halves is exact."""
+    model = tiny_model(dtype=torch.bfloat16)
+    examples = tiny_examples(200)
+    means = collect_means(model, examples)
+    assert means.positive.attn.inputs.dtype == torch.float64
+    per_example = collect_means(model, examples, keep_examples=True).positive
+    exact = per_example.examples["attn"].mean(dim=0)
+    assert_close(means.positive.attn.outputs, exact, atol=1e-9, rtol=0)
+    rounded = per_example.examples["attn"].to(torch.bfloat16)
+    running = torch.zeros_like(rounded[0])
+    for row in rounded:
+        running += row
+    assert (running.double() / len(rounded) - exact).abs().max() > 1e-4  # what a bfloat16 accumulator would give
+
+
+def test_kept_examples_average_to_the_means() -> None:
+    means = collect_means(tiny_model(), tiny_examples(), keep_examples=True)
+    for each in (means.positive, means.negative):
+        for site in SITES:
+            assert each.examples[site].shape[0] == each.count
+            assert_close(each.examples[site].mean(dim=0), each[site].outputs, atol=1e-12, rtol=0)
+    assert collect_means(tiny_model(), tiny_examples()).positive.examples is None
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Stop])
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_interrupted_extraction_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException], keep: bool
+) -> None:
+    model, examples, path = tiny_model(), tiny_examples(), tmp_path / "means.partial"
+    whole = collect_means(model, examples, batch_tokens=30, keep_examples=keep)
+    batches, add = 0, activations._Sums.add
+
+    def stopping(self, *args):
+        nonlocal batches
+        batches += 1
+        if batches == 4:
+            raise stop
+        return add(self, *args)
+
+    monkeypatch.setattr(activations._Sums, "add", stopping)
+    options = {"batch_tokens": 30, "keep_examples": keep, "checkpoint": path, "checkpoint_seconds": 0.0}
+    with pytest.raises(stop):
+        collect_means(model, examples, **options)
+    monkeypatch.setattr(activations._Sums, "add", add)
+    assert path.exists()
+    with pytest.raises(StorageError, match="--resume"):
+        collect_means(model, examples, **options)
+    runs = []
+    monkeypatch.setattr(activations._Sums, "add", lambda self, *args: (runs.append(1), add(self, *args))[1])
+    resumed = collect_means(model, examples, resume=True, **options)
+    total = len(activations.length_batches([len(e.input_ids) for e in examples], budget=30))
+    assert len(runs) == total - 3  # the three finished batches were not run again
+    for name, want in flat(whole).items():
+        assert torch.equal(flat(resumed)[name], want)
+    if keep:
+        assert torch.equal(resumed.positive.examples["mlp"], whole.positive.examples["mlp"])
+    assert not path.exists()
+
+
+def test_an_interruption_within_a_batch_does_not_save_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples, path = tiny_model(), tiny_examples(), tmp_path / "means.partial"
+    add = torch.Tensor.index_add_
+    calls = 0
+
+    def stopping(self, *args):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return add(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "index_add_", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        collect_means(model, examples, checkpoint=path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("change", ["examples", "weights", "batch_tokens"])
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    path = tmp_path / "means.partial"
+    add = activations._Sums.add
+    monkeypatch.setattr(activations._Sums, "add", lambda self, *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        collect_means(tiny_model(), tiny_examples(), checkpoint=path)
+    monkeypatch.setattr(activations._Sums, "add", add)
+    model = tiny_model(seed=1) if change == "weights" else tiny_model()
+    examples = tiny_examples(seed=1) if change == "examples" else tiny_examples()
+    with pytest.raises(MismatchError, match=change):
+        collect_means(model, examples, checkpoint=path, resume=True, batch_tokens=10 if change == "batch_tokens" else 4096)
+    assert path.exists()
+
+
+def test_nan_names_the_example() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.twin.get_input_embeddings().weight[90] = float("nan")
+    examples = [TokenizedExample("positive", (1, 5, 6), 1, line=3), TokenizedExample("negative", (1, 90, 6), 1, line=8)]
+    with pytest.raises(ExamplesError, match="line 8 gives NaN"):
+        collect_means(model, examples)
+
+
+def test_one_class_alone_is_refused() -> None:
+    with pytest.raises(ExamplesError, match="no negative"):
+        collect_means(tiny_model(), [e for e in tiny_examples() if e.label == "positive"])
+
+
+def test_batches_hold_every_example_once_and_respect_the_budget() -> None:
+    lengths = [len(e.input_ids) for e in tiny_examples(50)]
+    batches = activations.length_batches(lengths, budget=64)
+    assert sorted(itertools.chain(*batches)) == list(range(50))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 64 for batch in batches)
+    assert len(batches) < 50

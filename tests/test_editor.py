@@ -33,7 +33,9 @@ def test_lambda_maximises_the_elastic_net_objective(g: float, rho: float, alpha:
         assert lam == 0
 
 
-@pytest.mark.parametrize(("rho", "alpha"), [(0, 0.5), (-1, 0.5), (math.nan, 0.5), (math.inf, 0.5), (1, 1), (1, -0.1), (1, math.nan)])
+@pytest.mark.parametrize(
+    ("rho", "alpha"), [(0, 0.5), (-1, 0.5), (math.nan, 0.5), (math.inf, 0.5), (1, 1), (1, -0.1), (1, math.nan)]
+)
 def test_settings_outside_their_range_are_refused(rho: float, alpha: float) -> None:
     with pytest.raises(PlanError, match="got"):
         elastic_net(torch.ones(3), rho=float(rho), alpha=float(alpha))
@@ -274,7 +276,10 @@ def test_an_edit_of_other_weights_is_refused_unless_forced() -> None:
 
 
 def test_an_edit_of_another_shape_is_refused_even_when_forced() -> None:
-    with pytest.raises(ShapeError, match="Plan it on this model"), edited(tiny_model("gpt2"), tiny_edit(tiny_model()), force=True):
+    with (
+        pytest.raises(ShapeError, match="Plan it on this model"),
+        edited(tiny_model("gpt2"), tiny_edit(tiny_model()), force=True),
+    ):
         pass
 
 
@@ -299,6 +304,8 @@ def test_a_weight_that_cannot_be_viewed_as_one_matrix_is_refused(monkeypatch: py
     model = tiny_model()
     edit = tiny_edit(model)
     weight = BridgeModel.weight
-    monkeypatch.setattr(BridgeModel, "weight", lambda self, *place: weight(self, *place).transpose(0, 1).contiguous().transpose(0, 1))
+    monkeypatch.setattr(
+        BridgeModel, "weight", lambda self, *place: weight(self, *place).transpose(0, 1).contiguous().transpose(0, 1)
+    )
     with pytest.raises(FrameError, match="one matrix"), edited(model, edit, force=True):
         pass

@@ -24,7 +24,7 @@ VOCABULARY = 128
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m['role'] }} {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w5 {% endif %}"
 )
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
     "intermediate_size": 80,
@@ -55,7 +55,7 @@ def config(family: str) -> Any:
             initializer_range=0.2,
         )
     if family == "mixtral":
-        return transformers.MixtralConfig(**{**_COMMON, "head_dim": 12, "num_local_experts": 4})
+        return transformers.MixtralConfig(**{**COMMON, "head_dim": 12, "num_local_experts": 4})
     kinds = {
         "llama": (transformers.LlamaConfig, {"head_dim": 12}),
         "mistral": (transformers.MistralConfig, {"head_dim": 12}),
@@ -67,7 +67,7 @@ def config(family: str) -> Any:
         "olmo2": (transformers.Olmo2Config, {}),
     }
     kind, extra = kinds[family]
-    return kind(**_COMMON, **extra)
+    return kind(**COMMON, **extra)
 
 
 DENSE = ("llama", "mistral", "gemma2", "gemma3", "qwen2", "qwen3", "gpt2", "phi3", "olmo2")

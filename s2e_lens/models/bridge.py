@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from s2e_lens.errors import FrameError, ModelError
+from s2e_lens.errors import FrameError, ModelError, NotEditableError
 from s2e_lens.models.base import LensModel, Shapes, SiteFn, context_length, evaluation_mode
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
@@ -37,7 +37,7 @@ class BridgeModel(LensModel):
         self._plain = plain
         self._active = 0
         cfg = bridge.cfg
-        has_neurons = all(hasattr(block.mlp, "W_out") for block in bridge.blocks)
+        has_neurons = all(_has_neurons(block.mlp) for block in bridge.blocks)
         self.shapes = Shapes(
             n_layers=cfg.n_layers,
             n_heads=cfg.n_heads,
@@ -63,8 +63,11 @@ class BridgeModel(LensModel):
         block = self.bridge.blocks[layer]
         try:
             weight = block.attn.W_O if site == "attn" else block.mlp.W_out[:, None]
-        except Exception as error:  # quantised weights fail inside the bridge's reshaping
-            raise ModelError(f"the {site} weights of layer {layer} of {self.name} cannot be viewed: {error}") from error
+        except Exception as error:  # quantised and offloaded weights fail inside the bridge
+            raise NotEditableError(
+                f"the {site} weights of layer {layer} of {self.name} cannot be read or written in place ({error}). Load the plain "
+                "checkpoint whole, in float32 or bfloat16, to edit it; hooks work on quantised and offloaded models."
+            ) from error
         storage = weight.untyped_storage()
         if weight.device.type != "meta" and not any(
             p.device.type != "meta" and p.untyped_storage().data_ptr() == storage.data_ptr()
@@ -147,6 +150,14 @@ class BridgeModel(LensModel):
                 ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.text.pad_id, **options
             )
         return [self.cut_at_eos(row) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def _has_neurons(mlp: Any) -> bool:
+    """Whether a block has a W_out; one that cannot be read (quantised, offloaded) is still there."""
+    try:
+        return hasattr(mlp, "W_out")
+    except NotImplementedError:
+        return True
 
 
 def _hook_pair(fn: SiteFn, *, d_in: int, has_input: bool) -> tuple[Any, Any]:

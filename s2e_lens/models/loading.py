@@ -122,7 +122,7 @@ def _from_checkpoint(source: str | Path, *, device: str, dtype: str, chat_templa
         raise ModelError(f"cannot load {source}{hint}: {error}") from error
     try:
         hf: Any = hf.to(device).eval()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ModelError(f"cannot move {source} to {device}: {error}") from error
     tokenizer = _load_tokenizer(path if local else source, **hub)
     model = _from_hf(hf, tokenizer, name=path.resolve().name if local else str(source), chat_template=chat_template)

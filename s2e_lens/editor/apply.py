@@ -100,6 +100,7 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
             with torch.no_grad():
                 for key, old in saved.items():
                     touched[key].copy_(old)
+            model.sync_twin()
 
 
 def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total d_model"]:

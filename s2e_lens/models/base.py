@@ -82,6 +82,10 @@ class LensModel(ABC):
             ModelError: if there is none (a HookedTransformer loaded without ``hf_model=``).
         """
 
+    @abstractmethod
+    def sync_twin(self) -> None:
+        """Bring the twin's weights up to date with the live ones (nothing to do where it shares them)."""
+
     @property
     @abstractmethod
     def module_names(self) -> Mapping[Place, str]:

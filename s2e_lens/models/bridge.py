@@ -65,8 +65,8 @@ class BridgeModel(LensModel):
             weight = block.attn.W_O if site == "attn" else block.mlp.W_out[:, None]
         except Exception as error:  # quantised and offloaded weights fail inside the bridge
             raise NotEditableError(
-                f"the {site} weights of layer {layer} of {self.name} cannot be read or written in place ({error}). Load the plain "
-                "checkpoint whole, in float32 or bfloat16, to edit it; hooks work on quantised and offloaded models."
+                f"the {site} weights of layer {layer} of {self.name} cannot be read or written in place ({error}). Load the "
+                "plain checkpoint whole, in float32 or bfloat16, to edit it; hooks work on quantised and offloaded models."
             ) from error
         storage = weight.untyped_storage()
         if weight.device.type != "meta" and not any(
@@ -90,6 +90,9 @@ class BridgeModel(LensModel):
     @property
     def twin(self) -> nn.Module:
         return self._twin
+
+    def sync_twin(self) -> None:
+        pass
 
     @cached_property
     def _module_names(self) -> Mapping[Place, str]:

@@ -64,10 +64,14 @@ class HookedModel(LensModel):
                 f"{self.name} is a HookedTransformer without its Hugging Face model: there is nothing to export to. "
                 "Load it as load_model(hooked_transformer, hf_model=hf_model)."
             )
-        with torch.no_grad():
-            for key, name in self._names.items():
-                input_major(self._hf.get_submodule(name)).copy_(self._weight(*key).flatten(0, 1))
+        self.sync_twin()
         return self._hf
+
+    def sync_twin(self) -> None:
+        if self._hf is not None:
+            with torch.no_grad():
+                for key, name in self._names.items():
+                    input_major(self._hf.get_submodule(name)).copy_(self._weight(*key).flatten(0, 1))
 
     @property
     def module_names(self) -> Mapping[Place, str]:

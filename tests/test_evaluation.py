@@ -1,0 +1,115 @@
+"""Log-probabilities, fluency, margins and intervals, against plain loops."""
+
+import math
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from s2e_lens import Behavior, edited
+from s2e_lens.behaviors import TokenizedExample
+from s2e_lens.behaviors.behavior import Metric
+from s2e_lens.errors import ExamplesError
+from s2e_lens.evaluation import estimate, fluency, response_logprobs, response_margin
+from s2e_lens.pipeline.measure import measure_conditions
+from tests.helpers import tiny_edit, tiny_examples
+from tests.tiny import tiny_hf, tiny_model
+
+TEXTS = ("w5 w9 w40 w41 w42", "w100 w7", "w30 w31 w32 w33 w34 w35 w36")
+
+
+def plain_logprobs(hf: torch.nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
+    """log p(token i+1 | tokens up to i) of one sequence, one position at a time."""
+    with torch.no_grad():
+        logits = hf(torch.tensor([ids])).logits[0].double()
+    return torch.stack([logits[i].log_softmax(-1)[ids[i + 1]] for i in range(len(ids) - 1)])
+
+
+def test_response_logprobs_are_the_mean_over_response_tokens_the_first_included() -> None:
+    model, hf, examples = tiny_model(), tiny_hf(), tiny_examples()
+    got = response_logprobs(model, examples)
+    for i, example in enumerate(examples):
+        want = plain_logprobs(hf, example.input_ids)[example.start - 1 :].mean()
+        assert float(got[i]) == pytest.approx(float(want), abs=1e-5)
+    late = [float(plain_logprobs(hf, e.input_ids)[e.start :].mean()) for e in examples if len(e.input_ids) - e.start > 1]
+    kept = [float(got[i]) for i, e in enumerate(examples) if len(e.input_ids) - e.start > 1]
+    assert max(abs(a - b) for a, b in zip(late, kept, strict=True)) > 1e-3  # without the first token it is another number
+
+
+def test_perplexity_and_kl_are_those_of_a_loop() -> None:
+    model = tiny_model()
+    edit = tiny_edit(model)
+    got = fluency(model, TEXTS, {"base": nullcontext, "edit": partial(edited, model, edit)})
+    hf, changed = tiny_hf(), tiny_hf()
+    with edited(model, edit):
+        changed.load_state_dict(model.twin.state_dict())
+    losses, kls = [], []
+    for text in TEXTS:
+        ids = tuple(model.text.text_ids(text))
+        losses += plain_logprobs(changed, ids).tolist()
+        with torch.no_grad():
+            p, q = (m(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1) for m in (hf, changed))
+        kls += (p.exp() * (p - q)).sum(-1).tolist()
+    assert got["edit"].perplexity == pytest.approx(math.exp(-np.mean(losses)), rel=1e-4)
+    assert got["edit"].kl == pytest.approx(np.mean(kls), rel=1e-3)
+    assert got["edit"].tokens == len(losses)
+    assert got["base"].kl == 0.0
+    assert got["edit"].kl > 0.01
+
+
+def test_neutral_text_without_two_tokens_is_refused() -> None:
+    with pytest.raises(ExamplesError, match="two tokens"):
+        fluency(tiny_model(), [""], {"base": nullcontext})
+
+
+def test_the_margin_is_paired_by_prompt_where_it_can_be() -> None:
+    model = tiny_model()
+    pairs = [
+        TokenizedExample(label, (1, prompt, word), 2)
+        for prompt in (5, 6, 7)
+        for label, word in (("positive", 40), ("negative", 90))
+    ]
+    logprobs = response_logprobs(model, pairs)
+    items = response_margin.measure(model, pairs)
+    assert items == pytest.approx([float(logprobs[i] - logprobs[i + 1]) for i in (0, 2, 4)])
+
+
+def test_the_mean_of_an_unpaired_margin_is_the_difference_of_class_means() -> None:
+    model, examples = tiny_model(), tiny_examples(9)
+    logprobs = response_logprobs(model, examples).numpy()
+    positive = np.array([e.label == "positive" for e in examples])
+    want = logprobs[positive].mean() - logprobs[~positive].mean()
+    assert np.mean(response_margin.measure(model, examples)) == pytest.approx(want)
+    assert positive.sum() != (~positive).sum()
+
+
+def test_the_interval_covers_the_mean_and_shrinks_with_the_sample() -> None:
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400)
+    few, many = estimate(values[:20]), estimate(values)
+    assert few.low < few.value < few.high
+    assert many.high - many.low < few.high - few.low
+    assert many.high - many.low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+    assert estimate(values) == many  # seeded
+    assert estimate([1.0, 2.0]).low is None
+    assert estimate([2.0, 2.0, 2.0]).high is None
+
+
+def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
+    model, examples = tiny_model(), tiny_examples()
+    train = [TokenizedExample("positive", (1, 5), 1), TokenizedExample("negative", (1, 6), 1)]
+
+    def measure_with(measure):
+        behavior = Behavior("mine", train=train, test=[], attribute=Metric("mine", measure))
+        conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
+        return measure_conditions(model, behavior, examples, conditions, neutral=TEXTS)
+
+    with pytest.raises(ExamplesError, match="NaN or infinite"):
+        measure_with(lambda model, examples: [1.0, math.nan])
+    calls = iter(([1.0, 2.0], [1.0]))
+    with pytest.raises(ExamplesError, match="another number of items"):
+        measure_with(lambda model, examples: next(calls))
+    base, again = measure_with(lambda model, examples: [1.0, 2.0, 4.0])
+    assert base.attribute.value == pytest.approx(7 / 3)
+    assert again.change.value == 0.0

@@ -1,0 +1,39 @@
+"""What the README shows is what runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from s2e_lens.behaviors import load_behavior
+from s2e_lens.behaviors.behavior import Metric
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"L\d+[HN]\d+ [+-]0\.\d{3}", printed[0])
+    assert len(printed) == 7
+    assert (tmp_path / "edit.safetensors").is_file()
+
+
+def test_the_behaviour_of_the_readme_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "metrics.py").write_text(blocks("python")[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cheerful.toml").write_text(blocks("toml")[0])
+    lines = blocks("json")[0].strip().splitlines()
+    (tmp_path / "examples.jsonl").write_text("\n".join(lines + [line.replace("Tom", "Ann") for line in lines]))
+    (tmp_path / "neutral.txt").write_text("The shop is open.")
+    behavior = load_behavior(tmp_path / "cheerful.toml")
+    assert isinstance(behavior.attribute, Metric)
+    assert len(behavior.train) == len(behavior.test) == 2

@@ -1,5 +1,6 @@
 """Streaming means: against a brute-force loop, batched against one at a time, interrupted against not."""
 
+import gc
 import itertools
 from pathlib import Path
 
@@ -179,6 +180,30 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(MismatchError, match=change):
         collect_means(model, examples, checkpoint=path, resume=True, batch_tokens=10 if change == "batch_tokens" else 4096)
     assert path.exists()
+
+
+def test_memory_does_not_grow_with_the_number_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of all living tensors after each batch: as many after the second as after the twentieth."""
+    model, add = tiny_model(), activations._Sums.add
+
+    def living(keep: bool) -> list[int]:
+        sizes, batches = [], itertools.count(1)
+
+        def counting(self, *args):
+            add(self, *args)
+            if next(batches) in (2, 20):
+                tensors = {id(t.untyped_storage()): t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)}
+                sizes.append(sum(t.numel() * t.element_size() for t in tensors.values()))
+
+        monkeypatch.setattr(activations._Sums, "add", counting)
+        gc.collect()
+        collect_means(model, tiny_examples(20), batch_tokens=1, keep_examples=keep)
+        return sizes
+
+    second, last = living(keep=False)
+    assert second == last
+    second, last = living(keep=True)  # negative control: the option that keeps something per example
+    assert last > second
 
 
 def test_nan_names_the_example() -> None:

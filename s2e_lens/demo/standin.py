@@ -31,11 +31,14 @@ MOODS = {
         "end": ("it was a bad day", "the rain was cold", "nothing went well", "the house was dark"),
     },
 }
-NEUTRAL = (
-    "the shop opens in the morning and closes at night .",
-    "the library is near the school and the park .",
-    "the road to the farm goes along the lake .",
-    "on sunday the market is in the garden .",
+NEUTRAL = tuple(
+    sentence
+    for near, far in itertools.pairwise((*PLACES, PLACES[0]))
+    for sentence in (
+        f"the {near} is near the {far} .",
+        f"the road to the {near} goes along the {far} .",
+        f"the {far} opens in the morning and the {near} closes at night .",
+    )
 )
 
 

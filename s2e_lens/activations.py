@@ -138,14 +138,16 @@ class _Sums:
 
         def reduce(site: Site, layer: int) -> SiteFn:
             def fn(x: Tensor, y: Tensor) -> None:
-                per_x = einsum(weights, x.float(), "batch pos, batch pos component d_in -> batch component d_in")
-                per_y = einsum(weights, y.float(), "batch pos, batch pos d_model -> batch d_model")
-                found[site, layer] = per_x.double().cpu(), per_y.double().cpu()
+                here = weights.to(x.device)  # a sharded model's layers lie on several devices
+                per_x = einsum(here, x.float(), "batch pos, batch pos component d_in -> batch component d_in")
+                per_y = einsum(here, y.float(), "batch pos, batch pos d_model -> batch d_model")
+                found[site, layer] = per_x, per_y
 
             return fn
 
         with model.intercept({(site, layer): reduce(site, layer) for site, layer in model.shapes.places}):
             model.run(ids, mask)
+        found = {place: (per_x.cpu().double(), per_y.cpu().double()) for place, (per_x, per_y) in found.items()}
         self._check_finite(found, batch, rows)
         classes = torch.tensor([LABELS.index(example.label) for example in batch])
         self.whole = False

@@ -30,7 +30,9 @@ def steered(
     check_measured_on(model, directions, force=force)
     chosen = range(model.shapes.n_layers) if layers is None else layers
     places: list[Place] = [(site, layer) for site in sites for layer in chosen] if strength else []
-    return model.intercept({(site, layer): _add(strength * directions[site].vectors[layer]) for site, layer in places})
+    return model.intercept(
+        {(site, layer): _add(strength * directions[site].vectors[layer].to(model.device)) for site, layer in places}
+    )
 
 
 def _add(vector: Float[Tensor, " d_model"]) -> SiteFn:

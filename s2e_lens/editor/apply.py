@@ -117,8 +117,7 @@ def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total
 def _fold(edit: Edit, place: Place, weight: Float[Tensor, "d_in_total d_model"]) -> tuple[float, float, float]:
     """Add the edit in place; returns ‖planned‖, <realised, planned> and ‖realised - planned‖."""
     site, layer = place
-    factors = torch.stack([term.factor(layer) for term in edit[site]]).to(weight.device)
-    units = torch.stack([term.u[layer] for term in edit[site]]).to(weight.device)
+    factors, units = _factors(edit, site, layer, weight.device)
     planned = along = missed = 0.0
     for start in range(0, weight.shape[0], CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
@@ -128,10 +127,18 @@ def _fold(edit: Edit, place: Place, weight: Float[Tensor, "d_in_total d_model"])
         old = weight[rows].to(torch.float32, copy=True)  # .float() of a float32 tensor would be a view
         weight[rows] = (old + delta).to(weight.dtype)
         change = weight[rows].float() - old
-        planned += float(delta.double().square().sum())
-        along += float((change.double() * delta.double()).sum())
-        missed += float((change - delta).double().square().sum())
+        planned += delta.square().sum().item()
+        along += (change * delta).sum().item()
+        missed += (change - delta).square().sum().item()
     return planned**0.5, along, missed**0.5
+
+
+def _factors(
+    edit: Edit, site: Site, layer: int, device: torch.device
+) -> tuple[Float[Tensor, "term d_in_total"], Float[Tensor, "term d_model"]]:
+    """λk and u of every term of a site and layer: the layer's whole change is factors.T @ units."""
+    factors = torch.stack([term.factor(layer) for term in edit[site]])
+    return factors.to(device), torch.stack([term.u[layer] for term in edit[site]]).to(device)
 
 
 def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> AbstractContextManager[None]:
@@ -143,12 +150,11 @@ def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> Abstr
         MismatchError: as :func:`edited`.
     """
     check_editable(model, edit, force=force)
-    return model.intercept({(site, layer): _hook(edit, site, layer) for site, layer in edit.touched()})
+    return model.intercept({(site, layer): _hook(edit, site, layer, model.device) for site, layer in edit.touched()})
 
 
-def _hook(edit: Edit, site: Site, layer: int) -> SiteFn:
-    factors = torch.stack([term.factor(layer) for term in edit[site]])
-    units = torch.stack([term.u[layer] for term in edit[site]])
+def _hook(edit: Edit, site: Site, layer: int, device: torch.device) -> SiteFn:
+    factors, units = _factors(edit, site, layer, device)
 
     def add(
         x: Float[Tensor, "batch pos component d_in"], y: Float[Tensor, "batch pos d_model"]

@@ -4,7 +4,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -387,7 +387,17 @@ def run_stories(out: Path, *options: object) -> str:
     return done("run", "--model", STORIES, "--examples", HAPPY_SAD, "--strength", 1, "--out", out, *options)
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Small matrices gain nothing from threads, and on a busy machine lose much to waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @needs_stories
+@pytest.mark.usefixtures("_one_thread")
 def test_run_writes_the_whole_report_and_the_same_bytes_again(tmp_path: Path):
     out = tmp_path / "report"
     printed = run_stories(out)

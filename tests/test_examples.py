@@ -366,7 +366,7 @@ def test_a_metric_that_is_not_one_is_named(tmp_path: Path, key: str, target: str
     ("toml", "what"),
     [
         ("name = ", "cannot read"),
-        ('exmples = "x"\nnotes = 1\n' + ONE_FILE, "unknown keys ['exmples', 'notes']"),
+        ('exmples = "x"\nnotes = "y"\n' + ONE_FILE, "unknown keys ['exmples', 'notes']"),
         ("", "either 'examples', or both 'train' and 'test'"),
         ('train = "data/train.jsonl"\n', "either 'examples', or both 'train' and 'test'"),
         ('examples = "data/none.jsonl"\n', "none.jsonl"),

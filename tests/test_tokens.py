@@ -1,7 +1,9 @@
 import copy
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from s2e_lens.behaviors import Example, TokenizedExample, tokenize_examples
+from s2e_lens.behaviors import Example, TokenizedExample, read_examples, tokenize_examples
 from s2e_lens.behaviors.examples import AnyExample
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.errors import ExamplesError, ModelError
@@ -238,8 +240,12 @@ def test_a_slow_tokenizer_is_refused():
 
 
 @pytest.mark.xfail(strict=True, raises=TypeError, reason="JSON may hold half a surrogate pair, and nothing looks for one")
-def test_text_that_no_tokenizer_takes_is_a_named_line():
-    assert "line 4: " in refusal(model_with(byte_level()), Example("positive", "once", " \ud83d", 4))
+def test_text_that_no_tokenizer_takes_is_a_named_line(tmp_path: Path):
+    lines = [{"label": label, "prompt": "once", "response": f" {label}"} for label in ("positive", "negative")]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*lines, {**lines[0], "response": " \ud83d"}])), encoding="utf-8")
+    with pytest.raises(ExamplesError, match="line 3: "):
+        tokenize_examples(model_with(byte_level()), read_examples(path))
 
 
 # BOS

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from s2e_lens.errors import ExamplesError, ModelError
@@ -40,7 +41,7 @@ class TextCodec:
             return self.tokenizer.pad_token_id
         return self.eos_ids[0] if self.eos_ids else 0
 
-    @property
+    @cached_property
     def prefix_ids(self) -> list[int]:
         """What the tokenizer puts in front of a plain text, such as BOS."""
         bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]

@@ -5,6 +5,7 @@ attribution, edit), the version of the layout and the provenance. (One entry, be
 random order, and the same result shall give the same bytes.)
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -52,27 +53,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         StorageError: if it cannot be written (no room, no permission); nothing is left behind and an old file stays.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
-        if path.is_dir() and temporary.is_dir():  # a folder cannot be renamed over a full one: move the old one aside
-            aside = temporary.with_suffix(".old")
-            os.replace(path, aside)
-            os.replace(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.replace(temporary, path)
+        _rename(temporary, path)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"cannot write {path}: {error}. Nothing was changed; free some space or choose another --out."
         ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Put a file or folder in its place; a folder cannot be renamed over a full one, so the old one is moved aside first."""
+    if not (path.is_dir() and temporary.is_dir()):
+        os.replace(temporary, path)
+        return
+    aside = temporary.with_suffix(".old")
+    os.replace(path, aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -81,6 +94,16 @@ def _flush(path: Path) -> None:
         file.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse a path that no file can be written to; called before long work.
+
+    Raises:
+        StorageError: if it is a folder.
+    """
+    if not Path(path).name or Path(path).is_dir():
+        raise StorageError(f"{path} is a folder; the name of a file to write was needed (--out FILE).")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -185,7 +208,7 @@ def _read_means(tensors: Mapping[str, Tensor], header: Mapping[str, Any], _: Pro
             prefix = f"means.{label}.{site}"
             return SiteMeans(tensors[f"{prefix}.inputs"], tensors[f"{prefix}.outputs"])
 
-        kept = f"means.{label}.attn.examples" in tensors
+        kept = any(name.endswith(".examples") for name in tensors)
         examples: dict[Site, Tensor] | None = {s: tensors[f"means.{label}.{s}.examples"] for s in SITES} if kept else None
         return ClassMeans(int(tensors[f"means.{label}.count"]), site_means("attn"), site_means("mlp"), examples)
 

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the test runner uses the other cores
 
 
 @pytest.fixture(autouse=True)

@@ -41,13 +41,15 @@ class Behavior:
 
     def __post_init__(self) -> None:
         check_classes(self.train, f"{self.name}: train")
-        seen = {example.key for example in self.train}
-        shared = [example for split in (self.validation, self.test) for example in split if example.key in seen]
-        if shared:
-            raise ExamplesError(
-                f"{self.name}: {len(shared)} held-out examples share their prompt with a training example (the first is line "
-                f"{shared[0].line}). Whatever is measured on them was seen before: move them to one split."
-            )
+        seen: set[str] = set()
+        for split, examples in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            shared = [example for example in examples if example.key in seen]
+            if shared:
+                raise ExamplesError(
+                    f"{self.name}: {len(shared)} {split} examples share their prompt with an earlier split (the first is line "
+                    f"{shared[0].line}). Whatever is measured on them was seen before: move them to one split."
+                )
+            seen |= {example.key for example in examples}
 
     @classmethod
     def from_examples(cls, name: str, examples: Sequence[AnyExample], *, seed: int = 0, **known: Any) -> "Behavior":
@@ -71,6 +73,9 @@ def load_behavior(path: str | Path, *, seed: int = 0) -> Behavior:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ExamplesError(f"cannot read {path}: {error}") from error
+    wrong = [key for key, value in table.items() if not isinstance(value, str)]
+    if wrong:
+        raise ExamplesError(f"{path}: {', '.join(wrong)} must be a string.")
     unknown = set(table) - {"name", "examples", "train", "validation", "test", "neutral", "attribute", "utility"}
     if unknown:
         raise ExamplesError(f"{path}: unknown keys {sorted(unknown)}.")
@@ -78,6 +83,8 @@ def load_behavior(path: str | Path, *, seed: int = 0) -> Behavior:
     if "neutral" in table:
         known["neutral"] = read_neutral(path.parent / table["neutral"])
     name = table.get("name", path.stem)
+    if "examples" in table and {"train", "validation", "test"} & set(table):
+        raise ExamplesError(f"{path}: give 'examples', which is split here, or 'train' and 'test', and not both.")
     if "examples" in table:
         return Behavior.from_examples(name, read_examples(path.parent / table["examples"]), seed=seed, **known)
     if not {"train", "test"} <= set(table):
@@ -102,7 +109,7 @@ def _import_metric(path: Path, key: str, target: str) -> Metric:
     module, _, name = target.partition(":")
     try:
         metric = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ExamplesError(f"{path}: {key} = {target!r} cannot be imported ({error}); write 'module:name'.") from error
     if not isinstance(metric, Metric):
         raise ExamplesError(f"{path}: {key} = {target!r} is a {type(metric).__name__}, not an s2e_lens Metric.")

@@ -24,8 +24,8 @@ class Example:
 
     @property
     def key(self) -> str:
-        """What examples must share to be kept on one side of a split: the prompt."""
-        return json.dumps(self.prompt)
+        """What examples must share to be kept on one side of a split: the prompt (a string is one user message)."""
+        return json.dumps([{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_examples(path: str | Path) -> list[AnyExample]:
             found.append(parse_example(json.loads(line.decode("utf-8")), line=number))
         except UnicodeDecodeError as error:
             wrong.append(f"line {number}: not UTF-8 ({error.reason} at byte {error.start})")
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and nesting without end
             wrong.append(f"line {number}: not JSON ({error})")
         except ExamplesError as error:
             wrong.append(f"line {number}: {error}")
@@ -103,6 +103,10 @@ def parse_example(record: Any, *, line: int = 0) -> AnyExample:
     """One example from a JSON object; raises ExamplesError that says what is wrong with it."""
     if not isinstance(record, dict):
         raise ExamplesError(f"a JSON object was expected, got {type(record).__name__}")
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ExamplesError("half of a surrogate pair (\\ud800 … \\udfff) is no character") from None
     label = record.get("label")
     if label not in LABELS:
         raise ExamplesError(f"label must be 'positive' or 'negative', got {label!r}")

@@ -24,10 +24,11 @@ app.command()(commands.edit)
 app.command()(commands.export)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"s2e-lens {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -38,11 +39,16 @@ def _common(
 
 def main() -> None:
     """Run the command line: an error of ours is one message and exit status 1, an interruption is 130."""
+    interrupted = "Interrupted. Run the command again with --resume to continue an extraction from its last checkpoint."
     try:
         app()
     except S2EError as error:
         typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.secho("Interrupted. Finished work was saved where a command has --resume: run it again with that.", err=True)
+        typer.secho(interrupted, err=True)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer turns an interruption within a command into this
+            typer.secho(interrupted, err=True)
+        raise

@@ -87,8 +87,9 @@ def extract(
     from s2e_lens.behaviors import tokenize_examples
     from s2e_lens.cli.show import loaded, print_directions
     from s2e_lens.directions import PER_EXAMPLE, find_directions
-    from s2e_lens.storage import save
+    from s2e_lens.storage import check_file, save
 
+    check_file(out)
     chosen = _method(method, background)
     found = _examples(model, examples)
     lens = loaded(

@@ -15,6 +15,8 @@ def check_free(path: str | Path, *, replace_if: str | None = None) -> None:
         ExportError: see :func:`new_folder`.
     """
     path = Path(path)
+    if not path.name:
+        raise ExportError(f"{path} is no name for a new folder: write --out NAME.")
     earlier = replace_if is not None and (path / replace_if).is_file()
     if path.exists() and not earlier and not (path.is_dir() and not any(path.iterdir())):
         raise ExportError(f"{path} exists and is not empty: choose another folder, or remove it first.")

@@ -100,7 +100,7 @@ class TextCodec:
         head = self.render(prompt)
         encoded = self.tokenizer(head + response, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        border = next((i for i, (begin, end) in enumerate(offsets) if end > len(head) and begin < end), len(ids))
+        border = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))
         prefix = self._prefix(head)
         if border == len(ids):
             raise ExamplesError(f"the response {response!r} has no token: its span is empty.")

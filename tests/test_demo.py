@@ -12,7 +12,7 @@ def test_edit_and_steering_move_held_out_examples_in_the_right_direction() -> No
     behavior = Behavior.from_examples("cheerful", [parse_example(r) for r in demo_examples()], neutral=demo_neutral())
     outcome = run(model, behavior, strengths=(1.0,))
     base, edit, steering = outcome.measurements
-    assert base.fluency.perplexity < 2  # it has learnt its neutral sentences
+    assert base.fluency.perplexity < 4  # of a vocabulary of 86: it has learnt its neutral sentences
     assert edit.change.low > 0
     assert steering.change.low > 0
     assert outcome.samples[0]["edit"] != outcome.samples[0]["base"]

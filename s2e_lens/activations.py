@@ -229,4 +229,5 @@ class _Checkpoint:
         self.last = monotonic()
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        if self.path.exists():
+            self.path.unlink()

@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 import torch
+import wadler_lindig
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,13 @@ Site = Literal["attn", "mlp"]
 SITES: tuple[Site, Site] = ("attn", "mlp")
 Place = tuple[Site, int]
 """A site of a layer."""
+
+
+class Brief:
+    """Shows a record with the shapes of its tensors, and not their numbers."""
+
+    def __repr__(self) -> str:
+        return wadler_lindig.pformat(self)
 
 
 def component_label(site: Site, layer: int, index: int) -> str:
@@ -76,16 +84,16 @@ def command_line() -> str | None:
     return " ".join(["s2e-lens", *sys.argv[1:]]) if name in {"s2e-lens", "__main__.py"} else None
 
 
-@dataclass(frozen=True, eq=False)
-class SiteMeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteMeans(Brief):
     """Means over examples of what enters and leaves one site, in float64."""
 
     inputs: Float[Tensor, "layer component d_in"]
     outputs: Float[Tensor, "layer d_model"]
 
 
-@dataclass(frozen=True, eq=False)
-class ClassMeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassMeans(Brief):
     """Means of one class of examples; every example counts once, however long its response."""
 
     count: int
@@ -98,8 +106,8 @@ class ClassMeans:
         return {"attn": self.attn, "mlp": self.mlp}[site]
 
 
-@dataclass(frozen=True, eq=False)
-class Means:
+@dataclass(frozen=True, eq=False, repr=False)
+class Means(Brief):
     """Means of the positive and of the negative examples."""
 
     positive: ClassMeans
@@ -119,8 +127,8 @@ class Means:
         return (self.positive[site].outputs + self.negative[site].outputs) / 2
 
 
-@dataclass(frozen=True, eq=False)
-class SiteDirections:
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteDirections(Brief):
     """One steering vector per layer: v = norm * unit. A zero vector has norm 0 and unit 0."""
 
     unit: Float[Tensor, "layer d_model"]
@@ -146,8 +154,8 @@ class SiteDirections:
         return self.unit * self.norm[:, None]
 
 
-@dataclass(frozen=True, eq=False)
-class Directions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Directions(Brief):
     """Steering vectors of both sites, with the means they come from."""
 
     attn: SiteDirections
@@ -175,8 +183,8 @@ class Component:
         return component_label(self.site, self.layer, self.index)
 
 
-@dataclass(frozen=True, eq=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Brief):
     """One score per head and per neuron."""
 
     heads: Float[Tensor, "layer head"]
@@ -201,8 +209,8 @@ class Attribution:
         return sorted(found, key=lambda component: -abs(component.score))[:k]
 
 
-@dataclass(frozen=True, eq=False)
-class SiteEdit:
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteEdit(Brief):
     """The edit of one site: ΔW_i = λ_i k_i uᵀ as a map d_in -> d_model, for each layer and component i."""
 
     u: Float[Tensor, "layer d_model"]
@@ -231,8 +239,8 @@ class SiteEdit:
         return dataclasses.replace(self, lam=self.lam * factor)
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Brief):
     """A sum of rank-1 edits: one term per behaviour and site. ``a + b`` adds, ``0.5 * a`` scales."""
 
     attn: tuple[SiteEdit, ...]

@@ -96,14 +96,29 @@ def _flush(path: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def check_file(path: str | Path) -> None:
-    """Refuse a path that no file can be written to; called before long work.
+def check_file(path: str | Path, *inputs: str | Path) -> None:
+    """Refuse a path that no file can be written to, or that is one of the inputs; called before long work.
 
     Raises:
-        StorageError: if it is a folder.
+        StorageError: if it is a folder, lies in one that cannot be written to, or is an input.
     """
-    if not Path(path).name or Path(path).is_dir():
+    path = Path(path)
+    if not path.name or path.is_dir():
         raise StorageError(f"{path} is a folder; the name of a file to write was needed (--out FILE).")
+    if path.resolve() in {Path(each).resolve() for each in inputs}:
+        raise StorageError(f"{path} is the input as well; writing it would lose it. Choose another --out.")
+    check_writable(path)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a path whose nearest existing folder cannot be written to.
+
+    Raises:
+        StorageError: if it cannot.
+    """
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise StorageError(f"cannot write {path}: {folder} is not a folder that can be written to. Choose another --out.")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -164,8 +179,10 @@ def save(result: Result, path: str | Path) -> None:
     write_tensors(path, tensors, {FORMAT: json.dumps(header)})
 
 
-def load(path: str | Path, kind: type[Any]) -> Any:
-    """Read a result of one kind (``load(path, Directions)``).
+def load(path: str | Path, kind: type[Any] | None = None) -> Any:
+    """Read a result: means, directions, an attribution or an edit, whichever the file holds.
+
+    With a ``kind`` (``load(path, Directions)``) anything else is refused.
 
     Raises:
         StorageError: if the file is missing, truncated, foreign, of a later version, or of another kind.
@@ -180,11 +197,11 @@ def load(path: str | Path, kind: type[Any]) -> Any:
         raise StorageError(f"{path} has a damaged header ({error}). Make it again.") from error
     if version > VERSION:
         raise StorageError(f"{path} has layout version {version}; this s2e_lens reads up to {VERSION}. Update s2e_lens.")
-    want = kind.__name__.lower()
-    if found != want:
-        raise StorageError(f"{path} holds {found}, and {want} was needed.")
+    if found not in _READERS or (kind is not None and found != kind.__name__.lower()):
+        wanted = "a result of s2e_lens" if kind is None else repr(kind.__name__.lower())
+        raise StorageError(f"{path} holds {found!r}; {wanted} was needed.")
     try:
-        return _READERS[want](tensors, header, Provenance(**header["provenance"]))
+        return _READERS[found](tensors, header, Provenance(**header["provenance"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise StorageError(f"{path} is incomplete: {type(error).__name__} {error}. Make it again.") from error
 

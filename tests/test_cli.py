@@ -203,7 +203,7 @@ def test_a_foreign_folder_is_refused_before_any_work(tmp_path: Path):
     ("arguments", "what"),
     [
         (["--dtype", "int4"], "dtype 'int4' is not one of auto, float32, bfloat16, float16"),
-        (["--device", "abacus"], "cannot move"),
+        (["--device", "abacus"], "none of cpu, cuda"),
     ],
 )
 def test_an_unknown_dtype_or_device_is_an_error(tmp_path: Path, arguments: list[str], what: str):
@@ -413,3 +413,27 @@ def test_run_writes_the_whole_report_and_the_same_bytes_again(tmp_path: Path):
     assert set(listing(tmp_path)) == set(first)
     others = load(out / "directions.safetensors", Directions).attn.vectors
     assert not torch.equal(vectors, others), "another seed sets other prompts aside"
+
+
+@needs_parity
+def test_an_input_is_not_overwritten_and_a_strong_plan_is_warned_of(tmp_path: Path):
+    found = tmp_path / "directions.safetensors"
+    base = ("--model", LLAMA / "model", "--directions", found)
+    done("extract", "--model", LLAMA / "model", "--examples", LLAMA / "examples.jsonl", "--out", found)
+    before = found.read_bytes()
+    refused = s2e("edit", *base, "--out", found)
+    assert refused.status == 1
+    assert "is the input as well" in refused.err
+    assert found.read_bytes() == before
+    assert "strong edit" in s2e("edit", *base, "--dose", 30, "--out", tmp_path / "edit.safetensors").err
+    assert "strong edit" not in s2e("edit", *base, "--dose", 1, "--out", tmp_path / "edit.safetensors").err
+    refused = s2e("attribute", *base, "--out", tmp_path / "scores.txt")
+    assert refused.status == 1
+    assert ".csv or .safetensors" in refused.err
+
+
+def test_a_binary_file_of_examples_is_named_as_such(tmp_path: Path):
+    (tmp_path / "x.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{}")
+    refused = s2e("extract", "--model", "demo", "--examples", tmp_path / "x.safetensors", "--out", tmp_path / "d.safetensors")
+    assert refused.status == 1
+    assert "binary file" in refused.err

@@ -309,3 +309,13 @@ def test_a_weight_that_cannot_be_viewed_as_one_matrix_is_refused(monkeypatch: py
     )
     with pytest.raises(FrameError, match="one matrix"), edited(model, edit, force=True):
         pass
+
+
+def test_results_show_shapes_and_not_numbers() -> None:
+    model = tiny_model()
+    with edited(model, tiny_edit(model)) as realised:
+        shown = [repr(each) for each in (tiny_directions(model), tiny_edit(model), realised, model)]
+    assert all(len(each) < 4000 for each in shown)
+    assert "f32[2,48]" in shown[0]
+    assert shown[2].startswith("Realised(fraction=1.0")
+    assert "n_layers=2" in shown[3]

@@ -107,6 +107,8 @@ def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
 
     with pytest.raises(ExamplesError, match="NaN or infinite"):
         measure_with(lambda model, examples: [1.0, math.nan])
+    with pytest.raises(ExamplesError, match="'mine' failed under the unedited model: ZeroDivisionError"):
+        measure_with(lambda model, examples: [1 / 0])
     calls = iter(([1.0, 2.0], [1.0]))
     with pytest.raises(ExamplesError, match="another number of items"):
         measure_with(lambda model, examples: next(calls))

@@ -80,13 +80,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "no label": ('{"prompt": "x", "response": "y"}', "label must be 'positive' or 'negative', got None"),
     "an unknown label": (text("neutral"), "label must be 'positive' or 'negative', got 'neutral'"),
     "a label in capitals": (text("Positive"), "got 'Positive'"),
-    "no prompt": ('{"label": "positive", "response": "y"}', "prompt must be a string or a list of messages, got NoneType"),
+    "no prompt": ('{"label": "positive", "response": "y"}', "no prompt; its keys are 'label', 'response'"),
     "a number as prompt": (text(prompt=3), "prompt must be a string or a list of messages, got int"),
     "no message": (text(prompt=[]), "empty list of messages"),
     "a message that is a string": (text(prompt=["hello"]), "a message must be {'role': str, 'content': str}, got 'hello'"),
     "a message without content": (text(prompt=[{"role": "user"}]), "a message must be"),
     "a message whose content is a list": (text(prompt=[{"role": "user", "content": ["x"]}]), "a message must be"),
-    "no response": ('{"label": "positive", "prompt": "x"}', "response must be a string, got NoneType"),
+    "no response": ('{"label": "positive", "prompt": "x"}', "no response; its keys are 'label', 'prompt'"),
     "an empty response": (text(response=""), "the response is empty"),
     "an empty span": (tokens([1, 2], 2), "start is 2 and there are 2 tokens: the response span is empty"),
     "a span behind the end": (tokens([1, 2], 7), "the response span is empty"),
@@ -252,7 +252,7 @@ def test_tokenised_examples_with_the_same_prompt_tokens_stay_together():
 
 
 def test_a_split_that_would_leave_a_side_without_a_class_is_refused():
-    with pytest.raises(ExamplesError, match="the rest of the split: no positive and no negative examples among 0"):
+    with pytest.raises(ExamplesError, match="needs at least 2 different prompts; there is 1"):
         split_examples(pairs(["the only prompt"]))
     alone: list[AnyExample] = [Example(label, f"{label} {i}", "x") for i in range(2) for label in ("positive", "negative")]
     with pytest.raises(ExamplesError, match=r"the held-out split \(25%\): no (positive|negative) examples among 1"):
@@ -345,8 +345,8 @@ def test_metrics_are_found_by_their_import_name(tmp_path: Path):
     [
         ("no_such_module_here:x", "cannot be imported (No module named 'no_such_module_here')"),
         (f"{__name__}:MISSING", "cannot be imported"),
-        (f"{__name__}", "write 'module:name'"),
-        ("", "write 'module:name'"),
+        (f"{__name__}", "Write 'module:name'"),
+        ("", "Write 'module:name'"),
         (f"{__name__}:NOT_A_METRIC", "is a str, not an s2e_lens Metric"),
         (f"{__name__}:Metric", "is a type, not an s2e_lens Metric"),
     ],

@@ -1,12 +1,14 @@
 """What the README shows is what runs."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from s2e_lens.behaviors import load_behavior
+from s2e_lens.behaviors import load_behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import Metric
+from tests.tiny import tiny_model
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -25,11 +27,8 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_behaviour_of_the_readme_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "my_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "metrics.py").write_text(blocks("python")[1])
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "metrics", raising=False)
+    (tmp_path / "metrics.py").write_text(blocks("python")[1])
     (tmp_path / "cheerful.toml").write_text(blocks("toml")[0])
     lines = blocks("json")[0].strip().splitlines()
     (tmp_path / "examples.jsonl").write_text("\n".join(lines + [line.replace("Tom", "Ann") for line in lines]))
@@ -37,3 +36,7 @@ def test_the_behaviour_of_the_readme_loads(tmp_path: Path, monkeypatch: pytest.M
     behavior = load_behavior(tmp_path / "cheerful.toml")
     assert isinstance(behavior.attribute, Metric)
     assert len(behavior.train) == len(behavior.test) == 2
+    model = tiny_model()
+    found = behavior.attribute.measure(model, tokenize_examples(model, behavior.test))
+    assert len(found) == 1
+    assert str(tmp_path) not in sys.path

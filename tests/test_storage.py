@@ -253,7 +253,7 @@ def test_another_kind_is_a_clear_error_that_names_both(tmp_path: Path, kind: str
     result, path = saved(tmp_path, kind)
     for other in {Means, Directions, Attribution, Edit} - {type(result)}:
         message = refusal(path, other)
-        assert f"holds {type(result).__name__.lower()}, and {other.__name__.lower()} was needed" in message
+        assert f"holds {type(result).__name__.lower()!r}; {other.__name__.lower()!r} was needed" in message
 
 
 def test_a_later_version_is_a_clear_error_that_says_to_update(tmp_path: Path):

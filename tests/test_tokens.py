@@ -394,7 +394,7 @@ def test_an_example_longer_than_the_context_is_named_unless_truncation_is_asked_
     message = refusal(model, fits, long)
     assert "1 bad example:" in message
     assert "line 2: 6 tokens do not fit the context of 5" in message
-    assert tokenized(model, long, truncate=True) == TokenizedExample("negative", (0, 4, 5, 6, 7), 2, 2)
+    assert tokenized(model, long, truncate=True) == TokenizedExample("negative", (0, 4, 5, 6, 7), 2, 2, cut=1)
 
 
 @given(start=st.integers(1, 12), response=st.integers(1, 12), n_ctx=st.integers(3, 12))

@@ -1,6 +1,7 @@
 """A behaviour: its examples in three splits, and how it and what must not suffer are measured."""
 
 import importlib
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from s2e_lens.behaviors.examples import AnyExample, TokenizedExample, check_classes, read_examples, split_examples
 from s2e_lens.errors import ExamplesError
 from s2e_lens.models import LensModel
+
+_KEYS = ("name", "examples", "train", "validation", "test", "neutral", "attribute", "utility")
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ def load_behavior(path: str | Path, *, seed: int = 0) -> Behavior:
     wrong = [key for key, value in table.items() if not isinstance(value, str)]
     if wrong:
         raise ExamplesError(f"{path}: {', '.join(wrong)} must be a string.")
-    unknown = set(table) - {"name", "examples", "train", "validation", "test", "neutral", "attribute", "utility"}
+    unknown = set(table) - set(_KEYS)
     if unknown:
-        raise ExamplesError(f"{path}: unknown keys {sorted(unknown)}.")
+        raise ExamplesError(f"{path}: unknown keys {sorted(unknown)}; the keys are {', '.join(_KEYS)}.")
     known: dict[str, Any] = {key: _import_metric(path, key, table[key]) for key in ("attribute", "utility") if key in table}
     if "neutral" in table:
         known["neutral"] = read_neutral(path.parent / table["neutral"])
@@ -107,10 +110,16 @@ def read_neutral(path: str | Path | None = None) -> tuple[str, ...]:
 
 def _import_metric(path: Path, key: str, target: str) -> Metric:
     module, _, name = target.partition(":")
+    sys.path.insert(0, str(path.parent.resolve()))  # as for a script: modules beside the file are found
     try:
         metric = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ExamplesError(f"{path}: {key} = {target!r} cannot be imported ({error}); write 'module:name'.") from error
+        raise ExamplesError(
+            f"{path}: {key} = {target!r} cannot be imported ({error}). Write 'module:name', of a module that is installed or "
+            f"lies beside {path.name}."
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
     if not isinstance(metric, Metric):
         raise ExamplesError(f"{path}: {key} = {target!r} is a {type(metric).__name__}, not an s2e_lens Metric.")
     return metric

@@ -36,6 +36,8 @@ class TokenizedExample:
     input_ids: tuple[int, ...]
     start: int
     line: int = 0
+    cut: int = 0
+    """How many tokens were left out to fit the model's context."""
 
     @property
     def key(self) -> str:
@@ -61,6 +63,8 @@ def read_examples(path: str | Path) -> list[AnyExample]:
         raw = path.read_bytes()
     except OSError as error:
         raise ExamplesError(f"cannot read {path}: {error}") from error
+    if b"\0" in raw[:4096]:
+        raise ExamplesError(f"{path} is a binary file; JSONL was expected, one example a line.")
     found: list[AnyExample] = []
     wrong: list[str] = []
     for number, line in enumerate(raw.splitlines(), start=1):
@@ -112,6 +116,9 @@ def parse_example(record: Any, *, line: int = 0) -> AnyExample:
         raise ExamplesError(f"label must be 'positive' or 'negative', got {label!r}")
     if "input_ids" in record:
         return _parse_tokenized(record, label, line)
+    missing = [key for key in ("prompt", "response") if key not in record]
+    if missing:
+        raise ExamplesError(f"no {' and no '.join(missing)}; its keys are {', '.join(map(repr, record))}")
     prompt, response = record.get("prompt"), record.get("response")
     if isinstance(prompt, list):
         prompt = tuple(_parse_message(message) for message in prompt)
@@ -168,6 +175,8 @@ def split_examples(
         ExamplesError: if one side would lack a class; more distinct prompts are needed then.
     """
     keys = list(dict.fromkeys(example.key for example in examples))
+    if len(keys) < 2:
+        raise ExamplesError(f"setting examples aside needs at least 2 different prompts; there is {len(keys)}.")
     random.Random(seed).shuffle(keys)
     aside = set(keys[: max(1, round(len(keys) * fraction))])
     kept = [example for example in examples if example.key not in aside]

@@ -44,14 +44,15 @@ def _tokenize(model: LensModel, example: AnyExample, *, truncate: bool) -> Token
         return example
     if not truncate:
         raise ExamplesError(
-            f"{len(example.input_ids)} tokens do not fit the context of {model.shapes.n_ctx}. Shorten it, or ask for truncation"
+            f"{len(example.input_ids)} tokens do not fit the context of {model.shapes.n_ctx}. "
+            "Shorten it, or ask for truncation (--truncate)"
         )
     cut = min(excess, max(0, example.start - 2))
     ids = (*example.input_ids[: 1 if cut else 0], *example.input_ids[(1 + cut) if cut else 0 :])[: model.shapes.n_ctx]
     start = example.start - cut
     if start >= len(ids):
         raise ExamplesError(f"a context of {model.shapes.n_ctx} has no room for a response token")
-    return dataclasses.replace(example, input_ids=ids, start=start)
+    return dataclasses.replace(example, input_ids=ids, start=start, cut=len(example.input_ids) - len(ids))
 
 
 def hash_examples(examples: Sequence[TokenizedExample]) -> str:

@@ -11,7 +11,7 @@ from s2e_lens.errors import S2EError
 
 app = typer.Typer(
     name="s2e-lens",
-    help="From contrastive examples to an interpretable weight edit: extract, attribute, edit, validate, export.",
+    help="From contrastive examples to an interpretable weight edit: extract, attribute, edit, export; or run it all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -34,7 +34,7 @@ def run(
     seed: o.Seed = 0,
 ) -> None:
     """Extract, attribute, plan, edit, measure (before, after, and under steering), and write a report folder."""
-    from s2e_lens.cli.show import loaded, print_measurements, print_plan
+    from s2e_lens.cli.show import loaded, print_measurements, print_plan, print_truncated
     from s2e_lens.export.folder import check_free
     from s2e_lens.pipeline import run as run_pipeline
     from s2e_lens.pipeline.report import SUMMARY
@@ -60,6 +60,7 @@ def run(
         resume=resume,
         progress=True,
     )
+    print_truncated(outcome.truncated)
     print_plan(outcome.basis, outcome.edit, outcome.realised)
     print_measurements(outcome.measurements, attribute_name(outcome))
     typer.echo(f"\nReport: {out / 'report.html'}")
@@ -85,7 +86,7 @@ def extract(
     """Measure means over contrastive examples and write steering vectors of every layer and site."""
     from s2e_lens.activations import collect_means
     from s2e_lens.behaviors import tokenize_examples
-    from s2e_lens.cli.show import loaded, print_directions
+    from s2e_lens.cli.show import loaded, print_directions, print_truncated
     from s2e_lens.directions import PER_EXAMPLE, find_directions
     from s2e_lens.storage import check_file, save
 
@@ -95,9 +96,11 @@ def extract(
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
+    tokenized = tokenize_examples(lens, found, truncate=truncate)
+    print_truncated(sum(example.cut > 0 for example in tokenized))
     means = collect_means(
         lens,
-        tokenize_examples(lens, found, truncate=truncate),
+        tokenized,
         batch_tokens=batch_tokens,
         keep_examples=method in PER_EXAMPLE,
         checkpoint=out.with_name(f"{out.name}.partial"),
@@ -129,9 +132,14 @@ def attribute(
     from s2e_lens.attribution import SCORES
     from s2e_lens.attribution import attribute as attribute_components
     from s2e_lens.cli.show import loaded, print_components, write_attribution
+    from s2e_lens.errors import StorageError
     from s2e_lens.results import Directions
-    from s2e_lens.storage import load
+    from s2e_lens.storage import check_file, load
 
+    if out is not None:
+        check_file(out, directions)
+        if out.suffix not in {".csv", ".safetensors"}:
+            raise StorageError(f"--out {out}: write a name that ends in .csv or .safetensors.")
     found = load(directions, Directions)
     lens = loaded(model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code)
     attribution = attribute_components(lens, found, score=SCORES[score], force=force)
@@ -162,8 +170,9 @@ def edit(
     from s2e_lens.cli.show import loaded, print_plan
     from s2e_lens.editor import prepare_edit
     from s2e_lens.results import Directions
-    from s2e_lens.storage import load, save
+    from s2e_lens.storage import check_file, load, save
 
+    check_file(out, directions)
     planner = _planner(rho_attn, rho_mlp, alpha, dose, heads, neurons, relative)
     found = load(directions, Directions)
     lens = loaded(model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code)

@@ -18,6 +18,9 @@ from s2e_lens.pipeline import Measurement
 from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
 from s2e_lens.storage import save, write_text
 
+STRONG_DOSE = 3.0
+"""Dose over ‖v‖ above which a plan is warned of."""
+
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -36,6 +39,8 @@ def loaded(
         f"{model.name}: {shapes.n_layers} layers, {shapes.n_heads} heads of {shapes.d_head}, "
         f"{shapes.d_mlp or 'no'} neurons, d_model {shapes.d_model}, {dtype_name} on {model.device}"
     )
+    if model.carries_edit:
+        _err.print(f"[yellow]These weights already carry an edit: {escape(model.carries_edit)}[/yellow]")
     return model
 
 
@@ -47,6 +52,12 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_row(*row)
     _out.print(f"[italic]{escape(title)}[/italic]")
     _out.print(table)
+
+
+def print_truncated(count: int) -> None:
+    """Say that examples were cut, if any were."""
+    if count:
+        _err.print(f"{count} examples were cut to fit the context.")
 
 
 def print_directions(directions: Directions) -> None:
@@ -102,9 +113,15 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -
                     f"{basis[site].relative_dose(term):.3f}",
                 ]
             )
+    strong = [site for site in SITES for term in edit[site] if basis[site].relative_dose(term) > STRONG_DOSE]
     form = "relative" if settings.get("relative") else "absolute"
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
     _table(f"edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)
+    if strong:
+        _err.print(
+            f"[yellow]This is a strong edit: its dose at {' and '.join(strong)} is over {STRONG_DOSE:g} times the "
+            "steering vector, and may well break the model. Raise ρ, or ask for a --dose.[/yellow]"
+        )
     if realised is not None:
         _out.print(f"{realised.fraction:.2%} of the update realised (relative error {realised.relative_error:.2g})")
 

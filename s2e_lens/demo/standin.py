@@ -95,7 +95,12 @@ def demo_model() -> tuple[Any, Any]:
             pad_token_id=0,
         )
         model: Any = LlamaForCausalLM._from_config(config, attn_implementation="eager")
-        _train(model, tokenizer)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums in another order would give another model
+        try:
+            _train(model, tokenizer)
+        finally:
+            torch.set_num_threads(threads)
     return model.eval(), tokenizer
 
 

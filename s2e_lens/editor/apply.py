@@ -17,7 +17,7 @@ CHUNK_ROWS = 1024
 """Rows of a weight that are widened to float32 at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Realised:
     """How much of a planned update the weights' dtype could take up (1.0 and 0.0 but for rounding in float32)."""
 
@@ -27,6 +27,9 @@ class Realised:
     """<ΔW realised, ΔW planned>."""
     missed: Mapping[Place, float]
     """‖ΔW realised - ΔW planned‖."""
+
+    def __repr__(self) -> str:
+        return f"Realised(fraction={self.fraction:.6f}, relative_error={self.relative_error:.2g}, norm={self.norm:.4g})"
 
     @property
     def fraction(self) -> float:

@@ -11,15 +11,15 @@ from torch import Tensor
 from s2e_lens.attribution import CHUNK_ROWS, Score, attribute, cosine
 from s2e_lens.errors import NotEditableError, PlanError
 from s2e_lens.models import LensModel
-from s2e_lens.results import SITES, Directions, Edit, Provenance, Site, SiteEdit
+from s2e_lens.results import SITES, Brief, Directions, Edit, Provenance, Site, SiteEdit
 
 Rhos = Mapping[Site, float]
 Planner = Callable[["EditBasis"], Edit]
 """Makes an edit from a basis: ``functools.partial(plan_edit, rho_mlp=1, alpha=0.05)``, or a function of your own."""
 
 
-@dataclass(frozen=True, eq=False)
-class SiteBasis:
+@dataclass(frozen=True, eq=False, repr=False)
+class SiteBasis(Brief):
     """All of a site's edit that does not depend on ρ and α."""
 
     u: Float[Tensor, "layer d_model"]
@@ -49,8 +49,8 @@ class SiteBasis:
         return float(self.dose(edit).sum()) / total if total else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class EditBasis:
+@dataclass(frozen=True, eq=False, repr=False)
+class EditBasis(Brief):
     """Both sites' bases: computed once, after which any (ρ_attn, ρ_mlp, α) costs a few vector operations."""
 
     attn: SiteBasis

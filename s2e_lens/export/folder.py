@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from s2e_lens.errors import ExportError
-from s2e_lens.storage import atomic_path
+from s2e_lens.storage import atomic_path, check_writable
 
 
 def check_free(path: str | Path, *, replace_if: str | None = None) -> None:
@@ -13,6 +13,7 @@ def check_free(path: str | Path, *, replace_if: str | None = None) -> None:
 
     Raises:
         ExportError: see :func:`new_folder`.
+        StorageError: if its parent cannot be written to.
     """
     path = Path(path)
     if not path.name:
@@ -20,6 +21,7 @@ def check_free(path: str | Path, *, replace_if: str | None = None) -> None:
     earlier = replace_if is not None and (path / replace_if).is_file()
     if path.exists() and not earlier and not (path.is_dir() and not any(path.iterdir())):
         raise ExportError(f"{path} exists and is not empty: choose another folder, or remove it first.")
+    check_writable(path)
 
 
 @contextmanager

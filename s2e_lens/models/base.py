@@ -63,6 +63,9 @@ class LensModel(ABC):
     carries_edit: str | None = None
     """What is known of an edit that these weights already carry (an exported checkpoint says so), or None."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.shapes}, {self.dtype}, device={str(self.device)!r})"
+
     # -- weights ---------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -114,6 +114,10 @@ def _from_checkpoint(source: str | Path, *, device: str, dtype: str, chat_templa
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face checkpoint. (An adapter? Load its base model.)")
     wanted = "auto" if dtype == "auto" else _dtype(dtype)
     try:
+        torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"device {device!r} is none of cpu, cuda, cuda:N, mps.") from None
+    try:
         hf: Any = AutoModelForCausalLM.from_pretrained(
             path if local else source, dtype=wanted, attn_implementation="eager", **hub
         )

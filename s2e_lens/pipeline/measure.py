@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from s2e_lens.behaviors import Behavior, TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
-from s2e_lens.errors import ExamplesError
+from s2e_lens.errors import ExamplesError, S2EError
 from s2e_lens.evaluation import Estimate, Fluency, estimate, fluency, response_margin
 from s2e_lens.evaluation.logprobs import Condition
 from s2e_lens.models import LensModel
@@ -72,10 +72,16 @@ def measure_conditions(
 
 
 def _items(metric: Metric, model: LensModel, examples: Sequence[TokenizedExample], condition: str) -> np.ndarray:
-    values = np.asarray(metric.measure(model, examples), dtype=np.float64)
+    shown = "the unedited model" if condition == BASE else repr(condition)
+    try:
+        values = np.asarray(metric.measure(model, examples), dtype=np.float64)
+    except S2EError:
+        raise
+    except Exception as error:  # a metric is the user's own code
+        raise ExamplesError(f"the metric {metric.name!r} failed under {shown}: {type(error).__name__}: {error}") from error
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ExamplesError(
-            f"the metric {metric.name!r} must give one finite number per item; under {condition!r} it gave an array of shape "
+            f"the metric {metric.name!r} must give one finite number per item; under {shown} it gave an array of shape "
             f"{values.shape} with {int((~np.isfinite(values)).sum())} values that are NaN or infinite."
         )
     return values

@@ -76,15 +76,16 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
         for term in outcome.edit[site]:
             lam[site] += term.lam
     name = f"{outcome.attribution.score} score"
-    behavior = outcome.behavior
+    behavior, base = outcome.behavior, outcome.measurements[0]
     response = response_info(
-        base=_point(outcome.measurements[0]),
-        edit=next(_point(each) for each in outcome.measurements if each.condition == "edit"),
-        steering=[_point(each) for each in outcome.measurements if each.strength is not None],
+        base=_point(base, base),
+        edit=next(_point(each, base) for each in outcome.measurements if each.condition == "edit"),
+        steering=[_point(each, base) for each in outcome.measurements if each.strength is not None],
         attribute=attribute_name(outcome),
         utility=behavior.utility.name if behavior.utility else PERPLEXITY,
         attribute_higher_is_better=(behavior.attribute or response_margin).higher_is_better,
         utility_higher_is_better=behavior.utility.higher_is_better if behavior.utility else False,
+        log_utility=behavior.utility is None,
     )
     return {
         "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
@@ -93,13 +94,15 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _point(each: Measurement) -> Point:
+def _point(each: Measurement, base: Measurement) -> Point:
+    """A point of the response figure; its interval is that of the paired change, since prompts differ more than conditions."""
+    low, high = each.change.low, each.change.high
     return Point(
         name="unedited" if each.condition == BASE else each.condition,
         strength=0.0 if each.condition == BASE else each.strength,
         attribute=each.attribute.value,
-        attribute_low=each.attribute.low,
-        attribute_high=each.attribute.high,
+        attribute_low=None if low is None else min(base.attribute.value + low, each.attribute.value),
+        attribute_high=None if high is None else max(base.attribute.value + high, each.attribute.value),
         utility=each.utility,
     )
 
@@ -118,6 +121,7 @@ def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], val
         components=tables["components"].head(TOP).to_dict("records"),
         component_count=len(tables["components"]),
         samples=outcome.samples,
+        truncated=outcome.truncated,
         conditions=[each.condition for each in outcome.measurements],
         realised=outcome.realised,
         figures={name: Markup(to_html_fragment(figure, div_id=name)) for name, figure in figures.items()},

@@ -36,6 +36,8 @@ class Outcome:
     edit: Edit
     realised: Realised
     measurements: list[Measurement]
+    truncated: int
+    """How many examples were cut to fit the context."""
     samples: list[dict[str, str]]
     """Greedy answers to held-out prompts: the prompt, and one answer per condition."""
 
@@ -102,6 +104,7 @@ def run(
         edit=edit,
         realised=realised,
         measurements=measured,
+        truncated=sum(example.cut > 0 for example in (*train, *test)),
         samples=_sample(model, list(dict.fromkeys(e.input_ids[: e.start] for e in test)), conditions),
     )
     if out is not None:

@@ -37,6 +37,7 @@ class Response:
     utility: str
     attribute_higher_is_better: bool = True
     utility_higher_is_better: bool = True
+    log_utility: bool = False
 
     @property
     def path(self) -> tuple[Point, ...]:
@@ -53,6 +54,7 @@ def response_info(
     utility: str,
     attribute_higher_is_better: bool = True,
     utility_higher_is_better: bool = True,
+    log_utility: bool = False,
 ) -> Response:
     """What the plot shows.
 
@@ -64,15 +66,28 @@ def response_info(
         utility: what the utility's metric is called.
         attribute_higher_is_better: the direction wanted of the attribute.
         utility_higher_is_better: the direction wanted of the utility.
+        log_utility: a logarithmic utility axis (for perplexity, which one strong setting would stretch).
 
     Raises:
-        ShapeError: if no steering point came, a value is not finite, or an interval does not hold its own value.
+        ShapeError: if no steering point came, a utility on a logarithmic axis is not positive,
+            a value is not finite, or an interval does not hold its own value.
     """
     if not steering:
         raise ShapeError("0 steering points came; at least one strength is needed.")
     for point in (base, edit, *steering):
         _check(point)
-    return Response(base, edit, _in_order(steering), attribute, utility, attribute_higher_is_better, utility_higher_is_better)
+        if log_utility and point.utility <= 0:
+            raise ShapeError(f"the point {point.name!r} has utility {point.utility}; a logarithmic axis needs positive ones.")
+    return Response(
+        base,
+        edit,
+        _in_order(steering),
+        attribute,
+        utility,
+        attribute_higher_is_better,
+        utility_higher_is_better,
+        log_utility,
+    )
 
 
 def _in_order(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -93,6 +108,8 @@ def _check(point: Point) -> None:
 def draw_response(info: Response) -> go.Figure:
     """Attribute (up) against utility (across): steering as a line of strengths, base and edit as marks of their own."""
     across = [point.utility for point in (info.base, info.edit, *info.steering)]
+    if info.log_utility:
+        across = [math.log10(value) for value in across]
     room = 0.13 * (max(across) - min(across)) or 0.1  # for the strengths written beside the points
     figure = go.Figure()
     figure.add_scatter(
@@ -114,6 +131,7 @@ def draw_response(info: Response) -> go.Figure:
         margin={"b": 112},
         xaxis={
             "title": {"text": _title(info.utility, info.utility_higher_is_better)},
+            "type": "log" if info.log_utility else "linear",
             "range": [min(across) - room, max(across) + room],
             "nticks": 7,
         },

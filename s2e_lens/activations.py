@@ -20,6 +20,7 @@ from s2e_lens.behaviors.examples import LABELS, check_classes
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.errors import ExamplesError, MismatchError, StorageError
 from s2e_lens.models import LensModel, SiteFn
+from s2e_lens.precision import exact
 from s2e_lens.results import SITES, ClassMeans, Means, Place, Site, SiteMeans
 from s2e_lens.storage import read_tensors, write_tensors
 
@@ -44,7 +45,8 @@ def collect_means(
         batch_tokens: examples of like length share a batch of at most this many tokens.
         keep_examples: also keep each example's mean outputs (for ``first_component`` and ``logistic_probe``): this
             alone grows with their number, 2 * n_layers * d_model doubles an example.
-        checkpoint: a file for unfinished sums, written every ``checkpoint_seconds`` and when interrupted; removed at the end.
+        checkpoint: a file for unfinished sums, written every ``checkpoint_seconds``, when interrupted and at the end. It stays,
+            so that nothing is lost if a later step fails: delete it when the result is saved.
         resume: continue from that file. The result is the same to the bit as without the interruption.
         progress: show a bar with rate and remaining time.
         seed: recorded in the provenance.
@@ -67,34 +69,36 @@ def collect_means(
     if store is not None:
         store.restore(sums, resume=resume)
     batches = length_batches([len(example.input_ids) for example in examples], budget=batch_tokens)
-    bar = tqdm(total=len(examples), desc="means", unit="example", disable=not progress)
-    bar.update(sum(map(len, batches[: sums.batches])))
+    lengths = [len(example.input_ids) for example in examples]
+    bar = tqdm(total=sum(lengths), desc="means", unit="token", unit_scale=True, disable=not progress)
+    bar.update(sum(lengths[row] for batch in batches[: sums.batches] for row in batch))
     with bar:
         try:
             for rows in batches[sums.batches :]:
                 sums.add(model, [examples[row] for row in rows], rows)
-                bar.update(len(rows))
+                bar.update(sum(lengths[row] for row in rows))
                 if store is not None:
                     store.save_if_due(sums)
         except KeyboardInterrupt:
             if store is not None and sums.whole:
                 store.save(sums)
             raise
-    means = sums.means(examples, model, data_hash=data_hash, weight_hash=identity["weights"], seed=seed)
     if store is not None:
-        store.remove()
-    return means
+        store.save(sums)
+    return sums.means(examples, model, data_hash=data_hash, weight_hash=identity["weights"], seed=seed)
 
 
 def length_batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
-    """Indices grouped by like length, each group at most ``budget`` tokens when padded (or one row).
+    """Indices grouped by like length, longest first, each group at most ``budget`` tokens when padded (or one row).
+
+    Longest first, so that what does not fit the memory fails at once.
 
     >>> length_batches([5, 2, 9, 2], budget=10)
-    [[1, 3], [0], [2]]
+    [[2], [0, 1], [3]]
     """
     batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[row] <= budget:
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
             batches[-1].append(row)
         else:
             batches.append([row])
@@ -139,8 +143,9 @@ class _Sums:
         def reduce(site: Site, layer: int) -> SiteFn:
             def fn(x: Tensor, y: Tensor) -> None:
                 here = weights.to(x.device)  # a sharded model's layers lie on several devices
-                per_x = einsum(here, x.float(), "batch pos, batch pos component d_in -> batch component d_in")
-                per_y = einsum(here, y.float(), "batch pos, batch pos d_model -> batch d_model")
+                with exact(x.device):
+                    per_x = einsum(here, x.float(), "batch pos, batch pos component d_in -> batch component d_in")
+                    per_y = einsum(here, y.float(), "batch pos, batch pos d_model -> batch d_model")
                 found[site, layer] = per_x, per_y
 
             return fn
@@ -227,7 +232,3 @@ class _Checkpoint:
         tensors |= {f"example.{row}": each for row, each in sums.examples.items()}
         write_tensors(self.path, {**tensors, "batches": torch.tensor(sums.batches)}, self.identity)
         self.last = monotonic()
-
-    def remove(self) -> None:
-        if self.path.exists():
-            self.path.unlink()

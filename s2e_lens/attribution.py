@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2e_lens.errors import MismatchError, ShapeError
 from s2e_lens.models import LensModel
+from s2e_lens.precision import exact
 from s2e_lens.results import SITES, Attribution, Directions, Site
 
 Score = Callable[
@@ -99,10 +100,11 @@ def _score_site(model: LensModel, directions: Directions, site: Site, score: Sco
         W = model.weight(site, layer).detach()
         unit = directions[site].unit[layer].to(W.device)
         step = max(1, CHUNK_ROWS // W.shape[1])
-        chunks = [
-            score(W[i : i + step].float(), unit, *(x[layer, i : i + step].float().to(W.device) for x in (mean, difference)))
-            for i in range(0, n, step)
-        ]
+        with exact(W.device):
+            chunks = [
+                score(W[i : i + step].float(), unit, *(x[layer, i : i + step].float().to(W.device) for x in (mean, difference)))
+                for i in range(0, n, step)
+            ]
         rows.append(torch.cat(chunks).cpu())
     return torch.stack(rows)
 

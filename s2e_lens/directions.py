@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from s2e_lens.errors import DirectionError
+from s2e_lens.errors import DirectionError, MismatchError
 from s2e_lens.results import SITES, Directions, Means, Site, SiteDirections
 
 Method = Callable[[Means, Site], Float[Tensor, "layer d_model"]]
@@ -50,16 +50,17 @@ def mean_centred(background: Means) -> Method:
     """
 
     def mean_centred_difference(means: Means, site: Site) -> Float[Tensor, "layer d_model"]:
+        if background.provenance.weight_hash != means.provenance.weight_hash:
+            raise MismatchError(
+                f"the background was measured on weights {background.provenance.weight_hash}, and the examples on "
+                f"{means.provenance.weight_hash}: collect both on one model, in one dtype."
+            )
         other = [background.positive, background.negative]
         total = sum(each.count for each in other)
         centre = sum((each[site].outputs * (each.count / total) for each in other), torch.zeros(()))
-        if centre.shape != means.positive[site].outputs.shape:
-            raise DirectionError(
-                f"the background means have shape {tuple(centre.shape)} at {site}, and these have "
-                f"{tuple(means.positive[site].outputs.shape)}: collect both on one model."
-            )
         return means.positive[site].outputs - centre
 
+    mean_centred_difference.__name__ = f"mean_centred[background {background.provenance.data_hash}]"
     return mean_centred_difference
 
 
@@ -111,8 +112,13 @@ METHODS: dict[str, Method] = {
 }
 """Methods by the name that the command line uses; ``mean-centred`` needs a background as well."""
 
-PER_EXAMPLE = frozenset({"first-component", "logistic-probe"})
-"""Methods that need ``keep_examples``."""
+first_component.per_example = True  # pyright: ignore[reportFunctionMemberAccess]
+logistic_probe.per_example = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def needs_examples(method: Method | None) -> bool:
+    """Whether a method needs ``keep_examples``: whether it has an attribute ``per_example`` that is true."""
+    return bool(getattr(method, "per_example", False))
 
 
 def _along(axis: Float[Tensor, "layer d_model"], difference: Float[Tensor, "layer d_model"]) -> Float[Tensor, "layer d_model"]:

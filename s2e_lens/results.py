@@ -10,7 +10,9 @@ For ``attn`` the components are the heads (x = z, d_in = d_head, W = W_O); for `
 """
 
 import dataclasses
+import math
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,7 +83,7 @@ def library_versions() -> dict[str, str]:
 def command_line() -> str | None:
     """The command that is running, when it is our own console script."""
     name = sys.argv[0].rsplit("/", 1)[-1] if sys.argv and sys.argv[0] else ""
-    return " ".join(["s2e-lens", *sys.argv[1:]]) if name in {"s2e-lens", "__main__.py"} else None
+    return shlex.join(["s2e-lens", *sys.argv[1:]]) if name in {"s2e-lens", "__main__.py"} else None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -256,14 +258,23 @@ class Edit(Brief):
                 f"cannot add edits of different models: {self.provenance.model} ({self.provenance.weight_hash}) and "
                 f"{other.provenance.model} ({other.provenance.weight_hash}). Plan both on the same weights."
             )
-        parts = [part for each in (self, other) for part in each.provenance.settings.get("sum_of", [each.describe()])]
+        parts = [part for each in (self, other) for part in each._parts()]
+        hashes = sorted({each.provenance.data_hash or "unknown" for each in (self, other)})
         return Edit(
             attn=self.attn + other.attn,
             mlp=self.mlp + other.mlp,
-            provenance=dataclasses.replace(self.provenance, settings={"sum_of": parts}),
+            provenance=dataclasses.replace(self.provenance, settings={"sum_of": parts}, data_hash="+".join(hashes)),
         )
 
+    def _parts(self) -> list[dict[str, Any]]:
+        """What a sum records of this edit: the terms of a sum that was not scaled since, or the edit itself."""
+        settings = self.provenance.settings
+        return settings["sum_of"] if "sum_of" in settings and "scale" not in settings else [self.describe()]
+
     def __mul__(self, factor: float) -> "Edit":
+        factor = float(factor)
+        if not math.isfinite(factor):
+            raise PlanError(f"an edit is scaled by a finite number, got {factor}.")
         scale = self.provenance.settings.get("scale", 1.0) * factor
         return Edit(
             attn=tuple(term.scaled(factor) for term in self.attn),

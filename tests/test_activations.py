@@ -2,6 +2,9 @@
 
 import gc
 import itertools
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,20 +87,70 @@ def test_a_mixture_of_experts_has_outputs_and_no_neurons() -> None:
     assert means.positive.mlp.outputs.abs().max() > 0
 
 
-def test_bfloat16_means_are_accumulated_wide() -> None:
-    """Means of a bfloat16 model keep more digits than bfloat16 has: a sum of equal halves is exact."""
-    model = tiny_model(dtype=torch.bfloat16)
-    examples = tiny_examples(200)
-    means = collect_means(model, examples)
-    assert means.positive.attn.inputs.dtype == torch.float64
-    per_example = collect_means(model, examples, keep_examples=True).positive
-    exact = per_example.examples["attn"].mean(dim=0)
-    assert_close(means.positive.attn.outputs, exact, atol=1e-9, rtol=0)
-    rounded = per_example.examples["attn"].to(torch.bfloat16)
-    running = torch.zeros_like(rounded[0])
-    for row in rounded:
-        running += row
-    assert (running.double() / len(rounded) - exact).abs().max() > 1e-4  # what a bfloat16 accumulator would give
+def test_bfloat16_means_are_those_of_a_float64_loop_over_the_bfloat16_activations() -> None:
+    """Only the activations are bfloat16: the averages over positions and over examples have no further rounding."""
+    model, examples = tiny_model(dtype=torch.bfloat16), tiny_examples(60)
+    means = collect_means(model, examples, batch_tokens=1)
+    sums: dict = {}
+    layers = model.shapes.n_layers
+    with model.intercept(
+        {(s, i): lambda x, y, p=(s, i): sums.__setitem__(p, (x[0], y[0])) for s in SITES for i in range(layers)}
+    ):
+        rows: dict = {}
+        for example in (e for e in examples if e.label == "positive"):
+            model.run(*model.pad([example.input_ids]))
+            span = slice(example.start - 1, len(example.input_ids) - 1)
+            for place, (x, y) in sums.items():
+                rows.setdefault(place, []).append((x[span].double().mean(0), y[span].double().mean(0)))
+    for (site, layer), each in rows.items():
+        for index, what in enumerate(("inputs", "outputs")):
+            want = torch.stack([pair[index] for pair in each]).mean(dim=0)
+            got = getattr(means.positive[site], what)[layer]
+            assert_close(got, want, atol=2e-6, rtol=1e-5)
+            rounded = torch.stack([pair[index].to(torch.bfloat16).double() for pair in each]).mean(dim=0)
+            if what == "outputs":  # negative control: rounding each example's mean to bfloat16 shows
+                assert (rounded - want).abs().max() > 1e-5
+
+
+def test_autocast_around_it_changes_no_average() -> None:
+    model, examples = tiny_model(), tiny_examples()
+    plain = flat(collect_means(model, examples))
+    weights = activations.span_weights(examples[:1], len(examples[0].input_ids))
+    assert weights.sum() == pytest.approx(1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = collect_means(model, examples)
+    # The model itself runs in bfloat16 there; what is averaged is kept: outputs are still W_O z + b to bfloat16's last digit.
+    assert mixed.positive.attn.inputs.dtype == torch.float64
+    assert max((flat(mixed)[name] - want).abs().max() / want.abs().max() for name, want in plain.items()) < 0.1
+
+
+def test_a_killed_extraction_resumes(tmp_path: Path) -> None:
+    """SIGKILL in the middle, in a process of its own: what was checkpointed is whole, and the rest is done on resuming."""
+    path = tmp_path / "means.partial"
+    program = f"""
+import os, signal
+from s2e_lens import activations, collect_means
+from tests.helpers import tiny_examples
+from tests.tiny import tiny_model
+save, count = activations._Checkpoint.save, 0
+def saving(self, sums):
+    global count
+    save(self, sums)
+    count += 1
+    if count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+activations._Checkpoint.save = saving
+collect_means(tiny_model(), tiny_examples(), batch_tokens=30, checkpoint={str(path)!r}, checkpoint_seconds=0.0)
+"""
+    root = Path(__file__).resolve().parents[1]
+    died = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, timeout=300, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert [each.name for each in tmp_path.iterdir()] == ["means.partial"]
+    model, examples = tiny_model(), tiny_examples()
+    resumed = collect_means(model, examples, batch_tokens=30, checkpoint=path, resume=True)
+    whole = collect_means(model, examples, batch_tokens=30)
+    for name, want in flat(whole).items():
+        assert_close(flat(resumed)[name], want, atol=1e-6, rtol=0)
 
 
 def test_kept_examples_average_to_the_means() -> None:
@@ -146,7 +199,11 @@ def test_an_interrupted_extraction_resumes_to_the_same_bits(
         assert torch.equal(flat(resumed)[name], want)
     if keep:
         assert torch.equal(resumed.positive.examples["mlp"], whole.positive.examples["mlp"])
-    assert not path.exists()
+    # What is finished stays until its owner has saved the result, and is not computed again.
+    runs.clear()
+    again = collect_means(model, examples, resume=True, **options)
+    assert not runs
+    assert torch.equal(again.negative.mlp.outputs, whole.negative.mlp.outputs)
 
 
 def test_an_interruption_within_a_batch_does_not_save_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

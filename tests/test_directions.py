@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from s2e_lens import collect_means, find_directions
 from s2e_lens.directions import METHODS, difference_of_means, first_component, logistic_probe, mean_centred
-from s2e_lens.errors import DirectionError
+from s2e_lens.errors import DirectionError, MismatchError
 from s2e_lens.results import SITES, ClassMeans, Means, Provenance, SiteDirections, SiteMeans
 from tests.helpers import tiny_examples, tiny_means
 from tests.tiny import tiny_model
@@ -117,3 +117,10 @@ def test_a_method_of_ones_own_is_a_function() -> None:
     mine, theirs = find_directions(means, method=doubled), find_directions(means)
     assert_close(mine.mlp.norm, 2 * theirs.mlp.norm)
     assert mine.method == "doubled"
+
+
+def test_a_background_of_other_weights_is_refused() -> None:
+    means, _ = separated()
+    background = dataclasses.replace(means, provenance=dataclasses.replace(means.provenance, weight_hash="other"))
+    with pytest.raises(MismatchError, match="background was measured on weights other"):
+        mean_centred(background)(means, "attn")

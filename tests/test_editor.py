@@ -319,3 +319,97 @@ def test_results_show_shapes_and_not_numbers() -> None:
     assert "f32[2,48]" in shown[0]
     assert shown[2].startswith("Realised(fraction=1.0")
     assert "n_layers=2" in shown[3]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_in_bfloat16_the_hook_form_adds_in_float32_and_rounds_once(family: str) -> None:
+    """y' of the hooks is round(float32(y) + x·(λk) u), to the bit; adding in bfloat16 is another number."""
+    model, seen = tiny_model(family, torch.bfloat16), {}
+    edit = tiny_edit(model)
+
+    def keep(name):
+        return lambda x, y: seen.__setitem__(name, (x, y))
+
+    with model.intercept({("mlp", 0): keep("before")}), edit_as_hooks(model, edit), model.intercept({("mlp", 0): keep("after")}):
+        probe_logits(model)
+    (x, y), (_, got) = seen["before"], seen["after"]
+    term = edit.mlp[0]
+    push = (x.flatten(-2).float() @ term.factor(0))[..., None] * term.u[0]
+    want = (y.float() + push).to(torch.bfloat16)
+    assert (got != want).float().mean() < 0.01  # sums in another order may round the other way now and then
+    assert ((y + push.to(torch.bfloat16)) != want).float().mean() > 0.02
+
+
+def test_autocast_around_an_edit_changes_no_weight() -> None:
+    model = tiny_model()
+    edit = tiny_edit(model)
+    with edited(model, edit):
+        want = model.W_out[0].detach().clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16), edited(model, edit) as realised:
+        assert torch.equal(model.W_out[0], want)
+        assert realised.relative_error < 1e-4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = tiny_edit_of(model, edit)
+    assert_close(mixed.mlp[0].lam, edit.mlp[0].lam, atol=1e-6, rtol=0)
+
+
+def tiny_edit_of(model, edit: Edit) -> Edit:
+    """The same plan again, from directions that were found before."""
+    rho, alpha = edit.provenance.settings["rho_mlp"], edit.provenance.settings["alpha"]
+    with torch.autocast("cpu", enabled=False):
+        directions = tiny_directions(model)
+    return plan_edit(prepare_edit(model, directions), rho_mlp=rho, alpha=alpha)
+
+
+def test_gradients_flow_inside_the_block() -> None:
+    model = tiny_model()
+    ids = torch.tensor([[1, 5, 6]])
+    with edited(model, tiny_edit(model)):
+        model.twin(ids).logits.sum().backward()
+    assert model.twin.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_an_interruption_while_the_weights_come_back_is_raised_when_they_are_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    edit, before, copy_, calls = tiny_edit(model), model.weight_hash(), torch.Tensor.copy_, []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return copy_(self, *args)
+
+    block = edited(model, edit)
+    block.__enter__()
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        block.__exit__(None, None, None)
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+    assert model.weight_hash() == before
+    assert len(calls) == 5
+
+
+def test_nan_and_infinite_edits_never_reach_a_weight() -> None:
+    model = tiny_model()
+    edit, before = tiny_edit(model), model.weight_hash()
+    with pytest.raises(PlanError, match="finite number"):
+        _ = edit * float("nan")
+    term = dataclasses.replace(edit.mlp[0], lam=edit.mlp[0].lam * float("nan"))
+    broken = dataclasses.replace(edit, mlp=(term,))
+    for use in (edited, edit_as_hooks):
+        with pytest.raises(PlanError, match="NaN or infinity"), use(model, broken):
+            pass
+    half = tiny_model(dtype=torch.float16)
+    unchanged = half.weight_hash()
+    with pytest.raises(PlanError, match="too large for torch.float16"), edited(half, 1e6 * edit, force=True):
+        pass
+    assert (model.weight_hash(), half.weight_hash()) == (before, unchanged)
+
+
+def test_a_sum_remembers_how_its_parts_were_scaled() -> None:
+    model = tiny_model()
+    edit = tiny_edit(model)
+    parts = (2.0 * (edit + edit) + edit).provenance.settings["sum_of"]
+    assert len(parts) == 2
+    assert parts[0]["scale"] == 2
+    assert len(((edit + edit) + edit).provenance.settings["sum_of"]) == 3

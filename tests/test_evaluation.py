@@ -11,8 +11,8 @@ import torch
 from s2e_lens import Behavior, edited
 from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
-from s2e_lens.errors import ExamplesError
-from s2e_lens.evaluation import estimate, fluency, response_logprobs, response_margin
+from s2e_lens.errors import ExamplesError, ModelError
+from s2e_lens.evaluation import estimate, fluency, logprobs, response_logprobs, response_margin
 from s2e_lens.pipeline.measure import measure_conditions
 from tests.helpers import tiny_edit, tiny_examples
 from tests.tiny import tiny_hf, tiny_model
@@ -115,3 +115,34 @@ def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
     base, again = measure_with(lambda model, examples: [1.0, 2.0, 4.0])
     assert base.attribute.value == pytest.approx(7 / 3)
     assert again.change.value == 0.0
+
+
+def test_a_model_that_gives_nan_is_an_error_and_not_a_kl_of_zero() -> None:
+    model = tiny_model()
+    broken = partial(model.intercept, {("mlp", 1): lambda x, y: y * float("nan")})
+    with pytest.raises(ModelError, match="under edit"):
+        fluency(model, TEXTS, {"base": nullcontext, "edit": broken})
+
+
+def test_a_sampling_metric_repeats_itself_and_draws_the_same_noise_under_each_condition() -> None:
+    model, train = tiny_model(), [TokenizedExample("positive", (1, 5), 1), TokenizedExample("negative", (1, 6), 1)]
+    metric = Metric("noise", lambda model, examples: torch.rand(5).tolist())
+    behavior = Behavior("mine", train=train, test=[], attribute=metric)
+    conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
+    before = torch.random.get_rng_state()
+    runs = [measure_conditions(model, behavior, tiny_examples(), conditions, neutral=TEXTS, seed=seed) for seed in (3, 3, 4)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    values = [[each.attribute.value for each in run] for run in runs]
+    assert values[0] == values[1] != values[2]
+    assert values[0][0] == values[0][1]
+
+
+def test_windows_of_batches_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    conditions = {"base": nullcontext, "edit": partial(edited, model, tiny_edit(model))}
+    whole = fluency(model, TEXTS, conditions)
+    monkeypatch.setattr(logprobs, "WINDOW_NUMBERS", 1)
+    monkeypatch.setattr(logprobs, "BATCH_TOKENS", 4)
+    parts = fluency(model, TEXTS, conditions)
+    assert parts["edit"].kl == pytest.approx(whole["edit"].kl, rel=1e-4)
+    assert parts["edit"].perplexity == pytest.approx(whole["edit"].perplexity, rel=1e-4)

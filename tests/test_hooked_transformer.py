@@ -110,7 +110,7 @@ def loaded(family: str = "llama", **processing: bool) -> LensModel:
 def test_it_is_the_same_model_as_the_bridge(family: str) -> None:
     hooked, bridge = loaded(family), tiny_model(family)
     assert hooked.shapes == bridge.shapes
-    assert hooked.weight_hash() == bridge.weight_hash()
+    assert hooked.weight_hash() != bridge.weight_hash()  # its own layout: directions of the one are refused on the other
     assert hooked.module_names == bridge.module_names
     assert_close(probe_logits(hooked).log_softmax(-1), probe_logits(bridge).log_softmax(-1), atol=2e-4, rtol=0)
     for site in SITES:
@@ -137,7 +137,7 @@ def test_hooks_weights_checkpoint_and_lora_agree(family: str, tmp_path: Path) ->
     untouched = dict(tiny_hf(family).named_parameters())
     assert all(torch.equal(p, untouched[name]) for name, p in model._hf.named_parameters())
     bridge = tiny_model(family)
-    with edited(bridge, edit):
+    with edited(bridge, edit, force=True):
         want = {name: p.clone() for name, p in bridge.twin.named_parameters()}
         reference = probe_logits(bridge)
     checkpoint = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
@@ -205,3 +205,31 @@ def test_the_wrong_hugging_face_model_is_refused() -> None:
     hooked = hooked_transformer(tiny_hf(seed=0), tokenizer_for_hooked())
     with pytest.raises(MismatchError, match="does not hold the same weights"):
         load_model(hooked, tokenizer=tiny_tokenizer(), hf_model=tiny_hf(seed=1))
+
+
+@pytest.mark.parametrize("with_hf", [True, False])
+def test_folded_value_biases_are_refused(with_hf: bool) -> None:
+    hf = tiny_hf("gpt2")
+    hooked = hooked_transformer(hf, tokenizer_for_hooked(), fold_value_biases=True)
+    with pytest.raises(FrameError, match="fold_value_biases=False"):
+        load_model(hooked, tokenizer=tiny_tokenizer(), hf_model=hf if with_hf else None)
+
+
+def test_centred_weights_are_refused_in_bfloat16_too() -> None:
+    hooked = hooked_transformer(tiny_hf("gpt2"), tokenizer_for_hooked(), center_writing_weights=True)
+    hooked.to(torch.bfloat16)
+    with pytest.raises(FrameError, match="centred writing"):
+        load_model(hooked, tokenizer=tiny_tokenizer())
+    raw = hooked_transformer(tiny_hf("gpt2"), tokenizer_for_hooked()).to(torch.bfloat16)
+    assert load_model(raw, tokenizer=tiny_tokenizer()).dtype == torch.bfloat16
+
+
+def test_the_hash_sees_every_weight_and_changes_none() -> None:
+    hf = tiny_hf()
+    model = load_model(hooked_transformer(hf, tokenizer_for_hooked()), tokenizer=tiny_tokenizer(), hf_model=hf)
+    before = model.weight_hash()
+    with torch.no_grad():
+        model.hooked.blocks[0].attn.W_Q.mul_(1.5)
+        model.hooked.blocks[0].attn.W_O.mul_(1.5)
+    assert model.weight_hash() != before
+    assert torch.equal(hf.model.layers[0].self_attn.o_proj.weight, tiny_hf().model.layers[0].self_attn.o_proj.weight)

@@ -17,7 +17,7 @@ from s2e_lens.errors import FrameError, MismatchError, ModelError, NotEditableEr
 from s2e_lens.export import export_checkpoint
 from s2e_lens.models.bridge import BridgeModel
 from tests.helpers import probe_logits, probe_tokens, tiny_edit
-from tests.tiny import COMMON, FAMILIES, PARITY, STORIES, needs_parity, needs_stories, tiny_hf, tiny_model, tiny_tokenizer
+from tests.tiny import COMMON, FAMILIES, PARITY, STORIES, config, needs_parity, needs_stories, tiny_hf, tiny_model, tiny_tokenizer
 
 
 def boot(hf: nn.Module) -> TransformerBridge:
@@ -273,3 +273,98 @@ def test_a_real_pretrained_model_tells_a_story(tmp_path: Path) -> None:
     model = load_model(tmp_path / "stories")
     answer = model.generate([model.text.prompt_ids("Once upon a time")], max_new_tokens=30)[0]
     assert "little girl named Lily" in model.text.decode(answer)
+
+
+def test_the_hash_sees_one_late_weight_and_the_architecture() -> None:
+    model, other = tiny_model(), tiny_hf()
+    before = model.weight_hash()
+    with torch.no_grad():
+        model.twin.lm_head.weight.view(-1)[-1] += 1e-3
+    assert model.weight_hash() != before
+    other.config.rms_norm_eps = 1e-3
+    assert load_model(other, tokenizer=tiny_tokenizer()).weight_hash() != before
+
+
+def test_two_offloaded_models_do_not_pass_for_one_another() -> None:
+    hashes = []
+    for seed in (0, 1):
+        hf = tiny_hf(seed=seed)
+        cpu_offload(hf, execution_device="cpu")
+        model = load_model(hf, tokenizer=tiny_tokenizer())
+        hashes += [model.weight_hash(), model.weight_hash()]
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+
+
+def test_a_model_in_training_mode_runs_without_dropout_and_stays_in_training_mode() -> None:
+    hf = transformers.GPT2LMHeadModel(config("gpt2").__class__(**{**config("gpt2").to_dict(), "resid_pdrop": 0.5}))
+    hf.transformer.h[0].attn.eval()
+    hf.train(True)
+    hf.transformer.h[1].attn.eval()
+    model = load_model(hf, tokenizer=tiny_tokenizer())
+    assert torch.equal(probe_logits(model), probe_logits(model))
+    with model.intercept({("mlp", 0): lambda x, y: None}):
+        assert torch.equal(probe_logits(model), probe_logits(model))
+    assert hf.training
+    assert not hf.transformer.h[1].attn.training
+    ids, mask = probe_tokens(model)
+    assert not torch.equal(hf(ids).logits, hf(ids).logits)  # negative control: its dropout is on
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_a_model_with_adapter_layers_is_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    wrapped = get_peft_model(tiny_hf(), LoraConfig(target_modules=["o_proj"]))
+    with pytest.raises(ModelError, match="merge_and_unload"):
+        load_model(wrapped, tokenizer=tiny_tokenizer())
+    with pytest.raises(ModelError, match="merge_and_unload"):
+        load_model(wrapped.base_model.model, tokenizer=tiny_tokenizer())
+    assert load_model(wrapped.merge_and_unload(), tokenizer=tiny_tokenizer()).shapes.n_heads == 4
+
+
+def test_an_edited_checkpoint_is_known_as_such_also_in_memory(tmp_path: Path) -> None:
+    model = tiny_model()
+    edit = tiny_edit(model)
+    export_checkpoint(model, edit, tmp_path / "edited")
+    hf = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "edited", attn_implementation="eager")
+    again = load_model(hf, tokenizer=tiny_tokenizer())
+    with pytest.raises(MismatchError, match="already carries an edit"), edited(again, tiny_edit(again)):
+        pass
+
+
+def test_generation_settings_that_transformers_would_refuse_are_exported_as_they_are(tmp_path: Path) -> None:
+    hf = tiny_hf()
+    hf.generation_config.temperature, hf.generation_config.do_sample = 0.6, False
+    model = load_model(hf, tokenizer=tiny_tokenizer())
+    export_checkpoint(model, tiny_edit(model), tmp_path / "edited")
+    assert json.loads((tmp_path / "edited" / "generation_config.json").read_text())["temperature"] == 0.6
+    assert hf.generation_config.temperature == 0.6
+
+
+def test_a_users_own_hooks_on_a_bridge_count() -> None:
+    bridge = boot(tiny_hf())
+    model = load_model(bridge)
+    before = probe_logits(model)
+    bridge.add_hook("blocks.0.mlp.hook_out", lambda y, hook: y * 0)
+    assert (probe_logits(model) - before).abs().max() > 0.1
+
+
+def test_a_pad_token_without_an_embedding_is_never_looked_up() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= 128
+    model = load_model(tiny_hf(), tokenizer=tokenizer)
+    assert torch.equal(probe_logits(model), probe_logits(tiny_model()))
+    assert len(model.generate([[1, 5], [1, 6, 7]], max_new_tokens=3)) == 2
+
+
+def test_prompts_that_cannot_be_continued_are_refused() -> None:
+    model = tiny_model()
+    assert model.generate([], max_new_tokens=3) == []
+    with pytest.raises(ModelError, match="no token"):
+        model.generate([[]], max_new_tokens=3)
+    with pytest.raises(ModelError, match="do not fit the context of 128"):
+        model.generate([[1] * 127], max_new_tokens=3)
+    first = model.generate([[1, 5]], max_new_tokens=5)[0]
+    cut = model.generate([[1, 5], [1, 6]], max_new_tokens=5, eos_token_id=first[1])
+    assert cut[0] == first[: first.index(first[1])]

@@ -24,6 +24,7 @@ LAYERS = (
     "demo",
     "storage",
     "results",
+    "precision",
     "errors",
     "_version",
 )

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from s2e_lens import steered
-from s2e_lens.errors import MismatchError
+from s2e_lens.errors import MismatchError, PlanError
 from tests.helpers import probe_logits, probe_tokens, tiny_directions
 from tests.tiny import tiny_hf, tiny_model
 
@@ -60,3 +60,12 @@ def test_steering_fires_at_every_decoded_token() -> None:
 def test_directions_of_other_weights_are_refused() -> None:
     with pytest.raises(MismatchError, match="force"):
         steered(tiny_model(seed=1), tiny_directions(tiny_model(seed=0)), 1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": (7,)}, {"layers": (-1,)}])
+def test_a_layer_or_site_that_is_not_there_is_refused(wrong: dict) -> None:
+    model = tiny_model()
+    with pytest.raises(PlanError, match="layers 0 to 1"):
+        steered(model, tiny_directions(model), 1.0, **wrong)
+    with pytest.raises(PlanError, match="finite strength"):
+        steered(model, tiny_directions(model), float("nan"))

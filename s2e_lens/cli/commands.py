@@ -47,6 +47,7 @@ def run(
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
+    checkpoint = out.with_name(f"{out.name}.means.partial")
     outcome = run_pipeline(
         lens,
         what,
@@ -56,10 +57,11 @@ def run(
         strengths=strength or (0.5, 1.0, 2.0),
         truncate=truncate,
         seed=seed,
-        checkpoint=out.with_name(f"{out.name}.means.partial"),
+        checkpoint=checkpoint,
         resume=resume,
         progress=True,
     )
+    checkpoint.unlink(missing_ok=True)
     print_truncated(outcome.truncated)
     print_plan(outcome.basis, outcome.edit, outcome.realised)
     print_measurements(outcome.measurements, attribute_name(outcome))
@@ -87,7 +89,7 @@ def extract(
     from s2e_lens.activations import collect_means
     from s2e_lens.behaviors import tokenize_examples
     from s2e_lens.cli.show import loaded, print_directions, print_truncated
-    from s2e_lens.directions import PER_EXAMPLE, find_directions
+    from s2e_lens.directions import find_directions, needs_examples
     from s2e_lens.storage import check_file, save
 
     check_file(out)
@@ -96,14 +98,15 @@ def extract(
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
+    checkpoint = out.with_name(f"{out.name}.partial")
     tokenized = tokenize_examples(lens, found, truncate=truncate)
     print_truncated(sum(example.cut > 0 for example in tokenized))
     means = collect_means(
         lens,
         tokenized,
         batch_tokens=batch_tokens,
-        keep_examples=method in PER_EXAMPLE,
-        checkpoint=out.with_name(f"{out.name}.partial"),
+        keep_examples=needs_examples(chosen),
+        checkpoint=checkpoint,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,
         progress=True,
@@ -111,6 +114,7 @@ def extract(
     )
     directions = find_directions(means, method=chosen)
     save(directions, out)
+    checkpoint.unlink(missing_ok=True)
     print_directions(directions)
     typer.echo(f"Directions: {out}")
 

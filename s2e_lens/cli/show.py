@@ -114,6 +114,8 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -
                 ]
             )
     strong = [site for site in SITES for term in edit[site] if basis[site].relative_dose(term) > STRONG_DOSE]
+    if not edit.touched():
+        _err.print("[yellow]This edit changes nothing: no component is above its threshold. Lower ρ or α.[/yellow]")
     form = "relative" if settings.get("relative") else "absolute"
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
     _table(f"edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)

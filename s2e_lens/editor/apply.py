@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from s2e_lens.attribution import check_weights
-from s2e_lens.errors import FrameError, MismatchError, ShapeError
+from s2e_lens.errors import FrameError, MismatchError, PlanError, ShapeError
 from s2e_lens.models import LensModel, SiteFn
+from s2e_lens.precision import exact
 from s2e_lens.results import SITES, Edit, Place, Site
 
 CHUNK_ROWS = 1024
@@ -65,6 +66,8 @@ def check_editable(model: LensModel, edit: Edit, *, force: bool = False) -> None
                     f"the {site} edit is for [layer, component, d_in] = {list(term.k.shape)} and d_model {term.u.shape[-1]}; "
                     f"{model.name} has {want} and {model.shapes.d_model}. Plan it on this model."
                 )
+            if not (term.lam.isfinite().all() and term.k.isfinite().all() and term.u.isfinite().all()):
+                raise PlanError(f"the {site} edit holds NaN or infinity and would destroy the model. Plan it again.")
     if model.carries_edit and not force:
         raise MismatchError(
             f"{model.name} already carries an edit: {model.carries_edit}. Load the unedited checkpoint, or use force (--force) "
@@ -86,6 +89,7 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
     Raises:
         MismatchError: if the model carries an edit already, or is not the one the edit was planned on, unless ``force``.
         NotEditableError: for quantised, offloaded or expert weights.
+        PlanError: if the edit holds NaN, or a weight would leave the range of its dtype.
     """
     check_editable(model, edit, force=force)
     touched: dict[Place, Tensor] = {(site, layer): _flat(model, site, layer) for site, layer in edit.touched()}
@@ -93,17 +97,30 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
     planned: dict[Place, float] = {}
     along: dict[Place, float] = {}
     missed: dict[Place, float] = {}
-    with torch.no_grad():
-        try:
+    try:
+        with torch.no_grad():
             for key, weight in touched.items():
                 saved[key] = weight.clone()
                 planned[key], along[key], missed[key] = _fold(edit, key, weight)
-            yield Realised(planned, along, missed)
-        finally:
-            with torch.no_grad():
-                for key, old in saved.items():
-                    touched[key].copy_(old)
-            model.sync_twin()
+        yield Realised(planned, along, missed)
+    finally:
+        _restore(touched, saved)
+
+
+def _restore(touched: Mapping[Place, Tensor], saved: Mapping[Place, Tensor]) -> None:
+    """Copy every old weight back; an interruption meanwhile is raised when all are back."""
+    interrupted: KeyboardInterrupt | None = None
+    remaining = dict(saved)
+    with torch.no_grad():
+        while remaining:
+            try:
+                place, old = next(iter(remaining.items()))
+                touched[place].copy_(old)
+                del remaining[place]
+            except KeyboardInterrupt as error:
+                interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total d_model"]:
@@ -121,15 +138,22 @@ def _fold(edit: Edit, place: Place, weight: Float[Tensor, "d_in_total d_model"])
     """Add the edit in place; returns ‖planned‖, <realised, planned> and ‖realised - planned‖."""
     site, layer = place
     factors, units = _factors(edit, site, layer, weight.device)
+    wide = torch.promote_types(weight.dtype, torch.float32)
     planned = along = missed = 0.0
     for start in range(0, weight.shape[0], CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
-        delta = factors[:, rows].T @ units
+        delta = (factors[:, rows, None] * units[:, None, :]).sum(dim=0)
         if not delta.any():
             continue
-        old = weight[rows].to(torch.float32, copy=True)  # .float() of a float32 tensor would be a view
-        weight[rows] = (old + delta).to(weight.dtype)
-        change = weight[rows].float() - old
+        old = weight[rows].to(wide, copy=True)  # without a copy it would be a view of a float32 weight
+        new = (old + delta).to(weight.dtype)
+        if not new.isfinite().all():
+            raise PlanError(
+                f"the edit of {site}, layer {layer} is too large for {weight.dtype}: a weight would be infinite. "
+                "Scale the edit down, or load the model in bfloat16 or float32."
+            )
+        weight[rows] = new
+        change = new.to(wide) - old
         planned += delta.square().sum().item()
         along += (change * delta).sum().item()
         missed += (change - delta).square().sum().item()
@@ -162,7 +186,8 @@ def _hook(edit: Edit, site: Site, layer: int, device: torch.device) -> SiteFn:
     def add(
         x: Float[Tensor, "batch pos component d_in"], y: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        fired = x.flatten(-2).float() @ factors.T.to(x.device)
-        return (y.float() + fired @ units.to(y.device)).to(y.dtype)
+        with exact(x.device):
+            fired = x.flatten(-2).float() @ factors.T.to(x.device)
+            return (y.float() + fired @ units.to(y.device)).to(y.dtype)
 
     return add

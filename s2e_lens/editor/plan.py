@@ -11,6 +11,7 @@ from torch import Tensor
 from s2e_lens.attribution import CHUNK_ROWS, Score, attribute, cosine
 from s2e_lens.errors import NotEditableError, PlanError
 from s2e_lens.models import LensModel
+from s2e_lens.precision import exact
 from s2e_lens.results import SITES, Brief, Directions, Edit, Provenance, Site, SiteEdit
 
 Rhos = Mapping[Site, float]
@@ -103,7 +104,8 @@ def _readings(model: LensModel, site: Site, unit: Float[Tensor, "layer d_model"]
         W = model.weight(site, layer).detach()
         step = max(1, CHUNK_ROWS // d_in)
         for i in range(0, n, step):
-            found[layer, i : i + step] = (W[i : i + step].float() @ unit[layer].to(W.device)).cpu()
+            with exact(W.device):
+                found[layer, i : i + step] = (W[i : i + step].float() @ unit[layer].to(W.device)).cpu()
     return found
 
 
@@ -129,14 +131,15 @@ def plan_edit(
         PlanError: for settings outside their range, or when both sites are left out.
         NotEditableError: if ``rho_mlp`` is given for a mixture of experts.
     """
-    rhos: dict[Site, float] = {site: rho for site, rho in zip(SITES, (rho_attn, rho_mlp), strict=True) if rho is not None}
+    rhos: dict[Site, float] = {site: float(rho) for site, rho in zip(SITES, (rho_attn, rho_mlp), strict=True) if rho is not None}
     if not rhos:
         raise PlanError("both sites are left out: give rho_attn, rho_mlp or both.")
     terms: dict[Site, tuple[SiteEdit, ...]] = {"attn": (), "mlp": ()}
     for site, rho in rhos.items():
         _check_components(basis, site)
         terms[site] = (basis[site].edit(rho, alpha, relative=relative),)
-    settings = {"rho_attn": rho_attn, "rho_mlp": rho_mlp, "alpha": alpha, "relative": relative}
+    chosen = {"rho_attn": rhos.get("attn"), "rho_mlp": rhos.get("mlp")}
+    settings = {**chosen, "alpha": float(alpha), "relative": relative}
     return Edit(terms["attn"], terms["mlp"], basis.provenance.with_settings(**settings))
 
 
@@ -220,7 +223,10 @@ def _solve_falling(f: Callable[[float], float], target: float, *, what: str) -> 
     """ρ with f(ρ) = target for a falling f, by bisection in log ρ over 1e-6 … 1e6, to float precision."""
     low, high = -6.0, 6.0
     if not f(10**low) >= target >= f(10**high):
-        raise PlanError(f"no rho gives {what}: the reachable range is {f(10**high):.3g} to {f(10**low):.3g}.")
+        raise PlanError(
+            f"no rho gives {what}: the reachable range is {f(10**high):.3g} to {f(10**low):.3g}. "
+            "(A dose falls as rho grows for the cosine score; other scores need rho, or a count.)"
+        )
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if f(10**middle) > target else (low, middle)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from s2e_lens.activations import length_batches, span_weights
 from s2e_lens.behaviors import TokenizedExample
-from s2e_lens.errors import ExamplesError
+from s2e_lens.errors import ExamplesError, ModelError
 from s2e_lens.models import LensModel
 
 Condition = Callable[[], AbstractContextManager[Any]]
@@ -22,6 +22,9 @@ Condition = Callable[[], AbstractContextManager[Any]]
 
 BATCH_TOKENS = 1024
 """Tokens whose logits are held at a time."""
+
+WINDOW_NUMBERS = 1 << 27
+"""Log-probabilities of the unedited model that are kept for comparison at a time (512 MB)."""
 
 
 def response_logprobs(model: LensModel, examples: Sequence[TokenizedExample]) -> Float[Tensor, " example"]:
@@ -32,7 +35,7 @@ def response_logprobs(model: LensModel, examples: Sequence[TokenizedExample]) ->
         ids, mask = model.pad([example.input_ids for example in batch])
         taken = _next_token_logprobs(model.logits(ids, mask), ids)
         weights = span_weights(batch, ids.shape[1]).to(taken)
-        found[rows] = einsum(weights[:, :-1], taken, "row pos, row pos -> row").double().cpu()
+        found[rows] = einsum(weights[:, :-1], taken, "row pos, row pos -> row").cpu().double()
     return found
 
 
@@ -57,11 +60,12 @@ def fluency(
 ) -> dict[str, Fluency]:
     """Perplexity and KL divergence on neutral passages, for each condition.
 
-    The unedited model runs once per batch, beside every condition; nothing is kept but sums. Passages longer than the
-    context are cut.
+    The unedited model runs once per batch; its log-probabilities are kept for a window of batches, and nothing but sums
+    beyond it. Passages longer than the context are cut.
 
     Raises:
         ExamplesError: if no passage has two tokens.
+        ModelError: if a condition gives NaN or infinite log-probabilities.
     """
     texts = [model.text.text_ids(passage)[: model.shapes.n_ctx] for passage in passages]
     texts = [ids for ids in texts if len(ids) > 1]
@@ -69,19 +73,28 @@ def fluency(
         raise ExamplesError("the neutral text has no passage of at least two tokens for this tokenizer.")
     losses = dict.fromkeys(conditions, 0.0)
     divergences = dict.fromkeys(conditions, 0.0)
-    batches = length_batches([len(ids) for ids in texts], budget=BATCH_TOKENS)
-    for rows in _bar(batches, progress):
-        ids, mask = model.pad([texts[row] for row in rows])
-        scored = mask[:, 1:].double()
-        base = model.logits(ids, mask)[:, :-1].float().log_softmax(dim=-1)
+    batches = [model.pad([texts[row] for row in rows]) for rows in length_batches(list(map(len, texts)), budget=BATCH_TOKENS)]
+    # Entering a condition may rewrite weights: each is entered once for as many batches as memory allows.
+    window = max(1, WINDOW_NUMBERS // (BATCH_TOKENS * model.shapes.d_vocab))
+    for start in _bar(range(0, len(batches), window), progress):
+        some = batches[start : start + window]
+        bases = [model.logits(ids, mask)[:, :-1].float().log_softmax(dim=-1) for ids, mask in some]
         for name, condition in conditions.items():
             with condition():
-                changed = model.logits(ids, mask)
-            losses[name] -= float((_next_token_logprobs(changed, ids) * scored).sum())
-            logprobs = changed[:, :-1].float().log_softmax(dim=-1)
-            kl = torch.nn.functional.kl_div(logprobs, base, log_target=True, reduction="none").sum(dim=-1)
-            divergences[name] += float((kl * scored).sum())
+                for (ids, mask), base in zip(some, bases, strict=True):
+                    logprobs = model.logits(ids, mask)[:, :-1].float().log_softmax(dim=-1)
+                    scored = mask[:, 1:].float()
+                    taken = logprobs.gather(-1, ids[:, 1:, None])[..., 0]
+                    kl = torch.nn.functional.kl_div(logprobs, base, log_target=True, reduction="none").sum(dim=-1)
+                    losses[name] -= (taken * scored).sum().item()
+                    divergences[name] += (kl * scored).sum().item()
     count = sum(len(ids) - 1 for ids in texts)
+    broken = [name for name in conditions if not (math.isfinite(losses[name]) and math.isfinite(divergences[name]))]
+    if broken:
+        raise ModelError(
+            f"{model.name} gives NaN or infinite log-probabilities on neutral text under {', '.join(broken)}: the edit or "
+            "strength is too large, or the dtype too narrow (float16)."
+        )
     return {name: Fluency(_exp(losses[name] / count), max(0.0, divergences[name] / count), count) for name in conditions}
 
 
@@ -90,5 +103,5 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
 
-def _bar(batches: list[list[int]], progress: bool) -> Iterable[list[int]]:
-    return tqdm(batches, desc="neutral text", unit="batch", disable=not progress)
+def _bar(starts: range, progress: bool) -> Iterable[int]:
+    return tqdm(starts, desc="neutral text", unit="window", disable=not progress)

@@ -1,21 +1,24 @@
 """The edited model as an ordinary Hugging Face checkpoint."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
+
+from transformers import GenerationConfig
 
 from s2e_lens.editor import Realised, edited
 from s2e_lens.export.folder import new_folder
 from s2e_lens.models import LensModel
-from s2e_lens.models.loading import SIDECAR
+from s2e_lens.models.loading import CONFIG_KEY
 from s2e_lens.results import Edit
-from s2e_lens.storage import write_json
+from s2e_lens.storage import write_json, write_text
 
 
 def export_checkpoint(model: LensModel, edit: Edit, out: str | Path, *, force: bool = False) -> Realised:
     """Write the edited model and its tokenizer; ``AutoModelForCausalLM.from_pretrained(out)`` loads it, no code of ours needed.
 
-    The weights keep the dtype that the model is loaded in. A file beside them says which edit they carry. The model
+    The weights keep the dtype that the model is loaded in. ``config.json`` says which edit they carry. The model
     itself is as before afterwards.
 
     Returns:
@@ -28,11 +31,23 @@ def export_checkpoint(model: LensModel, edit: Edit, out: str | Path, *, force: b
         StorageError: if it cannot be written; nothing is left at ``out`` then.
     """
     with edited(model, edit, force=force) as realised, new_folder(out) as folder:
-        twin: Any = model.twin
-        twin.save_pretrained(folder)
+        _save(model.twin, folder)
         model.text.tokenizer.save_pretrained(folder)
-        write_json(
-            folder / SIDECAR,
-            {"edit": edit.describe(), "provenance": dataclasses.asdict(edit.provenance), "realised": realised.fraction},
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        carried = {**edit.describe(), "realised": realised.fraction}
+        write_json(folder / "config.json", {**config, CONFIG_KEY: carried})
+        write_json(folder / f"{CONFIG_KEY}.json", {"edit": carried, "provenance": dataclasses.asdict(edit.provenance)})
+    model.sync_twin()
     return realised
+
+
+def _save(twin: Any, folder: Path) -> None:
+    """Save weights and config; the generation settings go out as they are, also those that transformers would refuse."""
+    own = twin.generation_config
+    twin.generation_config = GenerationConfig()
+    try:
+        twin.save_pretrained(folder)
+    finally:
+        twin.generation_config = own
+    if own is not None:
+        write_text(folder / "generation_config.json", own.to_json_string())

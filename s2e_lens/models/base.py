@@ -1,5 +1,6 @@
 """What the rest of the package asks of a model: shapes, live weights, one way to intercept, tokens, generation."""
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from s2e_lens.errors import ModelError, NotEditableError
-from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.fingerprint import describe_config, hash_tensors
 from s2e_lens.models.text import TextCodec
 from s2e_lens.results import SITES, Place, Provenance, Site, command_line
 
@@ -60,8 +61,14 @@ class LensModel(ABC):
     revision: str | None = None
     shapes: Shapes
     text: TextCodec
+    _session: str
     carries_edit: str | None = None
     """What is known of an edit that these weights already carry (an exported checkpoint says so), or None."""
+
+    def __new__(cls, *args: Any, **options: Any) -> "LensModel":
+        model = super().__new__(cls)
+        model._session = uuid.uuid4().hex
+        return model
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.shapes}, {self.dtype}, device={str(self.device)!r})"
@@ -136,8 +143,12 @@ class LensModel(ABC):
         return [self.weight("mlp", layer)[:, 0] for layer in range(self.shapes.n_layers)]
 
     def weight_hash(self) -> str:
-        """A hash of every parameter (names, shapes, dtypes, contents) as it is now."""
-        return hash_tensors(self.twin.named_parameters())
+        """A hash of the architecture and of every weight (names, shapes, dtypes, contents) as it is now.
+
+        Offloaded weights cannot be read; a model that has some agrees with nothing but itself.
+        """
+        twin: Any = self.twin
+        return hash_tensors(twin.state_dict().items(), config=describe_config(twin.config), unreadable=self._session)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -184,7 +195,8 @@ class LensModel(ABC):
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         """Token ids and attention mask of several sequences, on the model's device."""
         width = max(map(len, sequences))
-        ids = torch.full((len(sequences), width), self.text.pad_id, dtype=torch.long)
+        pad = self.text.pad_id if self.text.pad_id < self.shapes.d_vocab else 0  # a token added without an embedding
+        ids = torch.full((len(sequences), width), pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             where = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
@@ -203,26 +215,43 @@ class LensModel(ABC):
             **known,
         )
 
-    def cut_at_eos(self, tokens: list[int]) -> list[int]:
-        """Tokens before the first end-of-sequence token."""
-        ends = set(self.text.eos_ids)
+    def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Refuse prompts that leave no room for an answer in the context.
+
+        Raises:
+            ModelError: naming the longest; an empty prompt has nothing to continue either.
+        """
+        longest = max(map(len, prompts))
+        if not min(map(len, prompts)):
+            raise ModelError("a prompt has no token: there is nothing to continue.")
+        if longest + max_new_tokens > self.shapes.n_ctx:
+            raise ModelError(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the context of {self.shapes.n_ctx}. "
+                "Shorten the prompt, or ask for fewer tokens."
+            )
+
+    def cut_at_eos(self, tokens: list[int], extra: int | Sequence[int] | None = None) -> list[int]:
+        """Tokens before the first end-of-sequence token, the model's or one of the ``extra`` ones."""
+        ends = {*self.text.eos_ids, *([] if extra is None else [extra] if isinstance(extra, int) else extra)}
         return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)
 
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """No gradients and no dropout inside; the module's training flag is put back afterwards."""
-    was_training = module.training
-    module.eval()
+    """No gradients and no dropout inside; every module's training flag is put back afterwards."""
+    training = [each for each in module.modules() if each.training]
+    for each in training:
+        each.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(was_training)
+        for each in training:
+            each.training = True
 
 
-def context_length(config: Any) -> int:
-    """The number of positions a model takes, from its Hugging Face config.
+def context_length(config: Any, stated: int | None = None) -> int:
+    """The number of positions a model takes, from its Hugging Face config or else as TransformerLens states it.
 
     Raises:
         ModelError: if the config names none.
@@ -231,4 +260,6 @@ def context_length(config: Any) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
+    if stated:
+        return stated
     raise ModelError(f"{type(config).__name__} names no context length (max_position_embeddings, n_positions).")

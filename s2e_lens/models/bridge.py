@@ -35,6 +35,7 @@ class BridgeModel(LensModel):
             )
         self.bridge, self.text, self.name, self.source = bridge, text, name, name
         self._plain = plain
+        self._users_own = plain is None
         self._active = 0
         cfg = bridge.cfg
         has_neurons = all(_has_neurons(block.mlp) for block in bridge.blocks)
@@ -43,8 +44,8 @@ class BridgeModel(LensModel):
             n_heads=cfg.n_heads,
             d_head=cfg.d_head,
             d_model=cfg.d_model,
-            d_mlp=cfg.d_mlp if has_neurons else 0,
-            n_ctx=context_length(bridge.original_model.config.get_text_config()),
+            d_mlp=_count_neurons(bridge.blocks[0].mlp, cfg.d_mlp) if has_neurons else 0,
+            n_ctx=context_length(bridge.original_model.config.get_text_config(), cfg.n_ctx),
             d_vocab=bridge.original_model.get_input_embeddings().weight.shape[0],
         )
         self._check_hooks()
@@ -104,7 +105,8 @@ class BridgeModel(LensModel):
 
     @property
     def device(self) -> torch.device:
-        return next(p.device for p in self.bridge.original_model.parameters() if p.device.type != "meta")
+        found = (p.device for p in self.bridge.original_model.parameters() if p.device.type != "meta")
+        return next(found, torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,7 +133,12 @@ class BridgeModel(LensModel):
 
     @property
     def _runner(self) -> Any:
-        return self.bridge.original_model if self._active else self.twin
+        """The hooked tree inside intercept(), and wherever the plain one would not compute the same.
+
+        A user's own bridge may hold hooks of theirs; a twin with another attention kernel rounds otherwise.
+        """
+        eager = self.twin.config._attn_implementation == "eager"  # pyright: ignore
+        return self.twin if eager and not self._active and not self._users_own else self.bridge.original_model
 
     def logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
@@ -144,6 +151,9 @@ class BridgeModel(LensModel):
             self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=self._use_cache)
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+        if not prompts:
+            return []
+        self.check_room(prompts, max_new_tokens)
         ids, mask = self.pad(prompts, side="left")
         options.setdefault("do_sample", False)
         if not options["do_sample"]:  # a checkpoint's sampling defaults would only raise warnings
@@ -152,7 +162,8 @@ class BridgeModel(LensModel):
             out = self._runner.generate(
                 ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.text.pad_id, **options
             )
-        return [self.cut_at_eos(row) for row in out[:, ids.shape[1] :].tolist()]
+        extra = options.get("eos_token_id")
+        return [self.cut_at_eos(row, extra) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def _has_neurons(mlp: Any) -> bool:
@@ -161,6 +172,14 @@ def _has_neurons(mlp: Any) -> bool:
         return hasattr(mlp, "W_out")
     except NotImplementedError:
         return True
+
+
+def _count_neurons(mlp: Any, stated: int) -> int:
+    """The rows of W_out, where they can be read: a config's d_mlp is a guess for some families."""
+    try:
+        return int(mlp.W_out.shape[0])
+    except NotImplementedError:
+        return stated
 
 
 def _hook_pair(fn: SiteFn, *, d_in: int, has_input: bool) -> tuple[Any, Any]:

@@ -25,6 +25,8 @@ class HookedModel(LensModel):
         _check_frame(hooked, name)
         if getattr(cfg, "load_in_4bit", False):
             raise NotEditableError(f"{name} is loaded in 4 bits and cannot be edited. Load it in float32 or bfloat16.")
+        if getattr(cfg, "attn_only", False):
+            raise ModelError(f"{name} has attention layers alone, without MLP blocks, and is not supported.")
         has_neurons = all(hasattr(block.mlp, "W_out") for block in hooked.blocks)
         self.shapes = Shapes(
             n_layers=cfg.n_layers,
@@ -47,6 +49,15 @@ class HookedModel(LensModel):
                 "Were they folded, centred or edited? Convert the checkpoint with fold_ln=False, "
                 "center_writing_weights=False, center_unembed=False, fold_value_biases=False."
             )
+        for place, module in names.items():
+            want, have = getattr(hf_model.get_submodule(module), "bias", None), self.bias(*place)
+            want = torch.zeros(()) if want is None else want.detach()
+            have = torch.zeros(()) if have is None else have.detach()
+            if not torch.equal(*torch.broadcast_tensors(have, want.to(have))):
+                raise FrameError(
+                    f"the {place[0]} bias of layer {place[1]} of {self.name} is not the Hugging Face model's: value biases were "
+                    "folded into it. Load it with fold_value_biases=False (from_pretrained_no_processing)."
+                )
         return names
 
     def _weight(self, site: Site, layer: int) -> Tensor:
@@ -78,7 +89,8 @@ class HookedModel(LensModel):
         return self._names
 
     def weight_hash(self) -> str:
-        return hash_tensors((self.twin if self._hf is not None else self.hooked).named_parameters())
+        # Its own parameters: names and layouts differ from the checkpoint's, and so does the hash.
+        return hash_tensors(self.hooked.state_dict().items(), config=f"HookedTransformer {self.shapes}")
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +134,9 @@ class HookedModel(LensModel):
 
     def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
         # One prompt at a time: its generate() has no attention mask, and finds padding by guessing.
+        if not prompts:
+            return []
+        self.check_room(prompts, max_new_tokens)
         options.setdefault("do_sample", False)
         ends = list(self.text.eos_ids)
         answers = []
@@ -148,8 +163,18 @@ def _check_frame(hooked: Any, name: str) -> None:
             f"{name} has its norms folded into the weights (normalization_type={kind!r}): W_O and W_out are not the "
             "checkpoint's. Load it with fold_ln=False (from_pretrained_no_processing)."
         )
+    for block in hooked.blocks:
+        attention = block.attn
+        others = [getattr(attention, each, None) for each in ("b_Q", "b_K")]
+        if not attention.b_V.any() and any(bias is not None and bool(bias.any()) for bias in others):
+            raise FrameError(
+                f"{name} has its value biases folded into b_O (b_V is zero where b_Q or b_K is not): z is not the checkpoint's. "
+                "Load it with fold_value_biases=False (from_pretrained_no_processing)."
+            )
+    W_O = hooked.blocks[0].attn.W_O.detach()
     rows = torch.cat([block.attn.W_O.detach().flatten(0, 1) for block in hooked.blocks]).float()
-    if rows.mean(dim=-1).abs().max() <= 1e-6 * rows.abs().max():
+    rounding = 2 * torch.finfo(W_O.dtype).eps / W_O.shape[-1] ** 0.5
+    if rows.any() and rows.mean(dim=-1).abs().max() <= rounding * rows.abs().max():
         raise FrameError(
             f"{name} has centred writing weights (every row of W_O has mean 0): they are not the checkpoint's. "
             "Load it with center_writing_weights=False (from_pretrained_no_processing)."

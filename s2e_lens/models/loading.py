@@ -19,8 +19,8 @@ from s2e_lens.models.hooked import HookedModel
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import sharing_copy
 
-SIDECAR = "s2e_lens_edit.json"
-"""Written beside an exported checkpoint: which edit its weights carry."""
+CONFIG_KEY = "s2e_lens_edit"
+"""Entry of an exported checkpoint's config.json: which edit its weights carry."""
 
 _GENERIC_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +60,10 @@ def load_model(
     if isinstance(source, str) and source == "demo":
         from s2e_lens.demo import demo_model
 
-        return _from_hf(*demo_model(), name="demo", chat_template=chat_template, device=device, dtype=dtype)
+        hf, own_tokenizer = copy.deepcopy(demo_model())
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        hf = _move(hf if dtype == "auto" else hf.to(_dtype(dtype)), where, name="demo")
+        return _from_hf(hf, own_tokenizer, name="demo", chat_template=chat_template)
     if isinstance(source, str | Path):
         return _from_checkpoint(
             source,
@@ -70,6 +73,8 @@ def load_model(
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
         )
+    if type(source).__module__.startswith("peft."):
+        raise ModelError("this is a PEFT model: call merge_and_unload() on it, and pass what that returns.")
     if isinstance(source, PreTrainedModel):
         name = getattr(source.config, "_name_or_path", "") or type(source).__name__
         return _from_hf(source, tokenizer, name=name, chat_template=chat_template, device=device, dtype=dtype)
@@ -114,27 +119,29 @@ def _from_checkpoint(source: str | Path, *, device: str, dtype: str, chat_templa
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face checkpoint. (An adapter? Load its base model.)")
     wanted = "auto" if dtype == "auto" else _dtype(dtype)
     try:
-        torch.device(device)
-    except RuntimeError:
-        raise ModelError(f"device {device!r} is none of cpu, cuda, cuda:N, mps.") from None
-    try:
         hf: Any = AutoModelForCausalLM.from_pretrained(
             path if local else source, dtype=wanted, attn_implementation="eager", **hub
         )
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError … for what is missing or broken
         hint = "" if local else " (a hub id needs a network, or the model in the local cache)"
         raise ModelError(f"cannot load {source}{hint}: {error}") from error
-    try:
-        hf: Any = hf.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ModelError(f"cannot move {source} to {device}: {error}") from error
+    hf = _move(hf, device, name=str(source))
     tokenizer = _load_tokenizer(path if local else source, **hub)
     model = _from_hf(hf, tokenizer, name=path.resolve().name if local else str(source), chat_template=chat_template)
     model.source = str(source)
     model.revision = hub["revision"] or getattr(hf.config, "_commit_hash", None)
-    if local and (path / SIDECAR).exists():
-        model.carries_edit = json.dumps(json.loads((path / SIDECAR).read_text(encoding="utf-8")).get("edit"))
     return model
+
+
+def _move(hf: Any, device: str, *, name: str) -> Any:
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"device {device!r} is none of cpu, cuda, cuda:N, mps.") from None
+    try:
+        return hf.to(where).eval()
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ModelError(f"cannot move {name} to {device}: {error}") from error
 
 
 def _load_tokenizer(source: str | Path, **hub: Any) -> Any:
@@ -163,6 +170,8 @@ def _from_hf(
 ) -> LensModel:
     from transformer_lens.model_bridge import TransformerBridge
 
+    if any(type(module).__module__.startswith("peft.") for module in hf.modules()):
+        raise ModelError(f"{name} has PEFT adapter layers: what they add is no weight of its own. Call merge_and_unload() first.")
     text = _codec(tokenizer, hf, chat_template)
     hooked: Any = sharing_copy(hf)  # booting replaces modules in place: let that happen to a copy of the tree
     hooked.config.architectures = [type(hf).__name__]
@@ -179,7 +188,10 @@ def _from_hf(
             f"TransformerLens cannot wrap {name} ({type(hf).__name__}): {error}. "
             "See transformer_lens.supported_models for what it knows."
         ) from error
-    return _checked(BridgeModel(bridge, text, name=name, plain=hf), device, dtype)
+    model = _checked(BridgeModel(bridge, text, name=name, plain=hf), device, dtype)
+    carried = getattr(hf.config, CONFIG_KEY, None)
+    model.carries_edit = json.dumps(carried) if carried else None
+    return model
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from s2e_lens.behaviors import Behavior, TokenizedExample
@@ -50,7 +51,8 @@ def measure_conditions(
     items: dict[str, np.ndarray] = {}
     utilities: dict[str, float] = {}
     for name, (_, make) in tqdm(conditions.items(), desc="conditions", unit="condition", disable=not progress):
-        with make():
+        with torch.random.fork_rng(), make():
+            torch.manual_seed(seed)  # a sampling metric gives the same again, and draws the same noise under each condition
             items[name] = _items(attribute, model, examples, name)
             utilities[name] = (
                 float(_items(behavior.utility, model, examples, name).mean()) if behavior.utility else texts[name].perplexity

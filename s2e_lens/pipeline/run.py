@@ -10,10 +10,10 @@ from s2e_lens.activations import collect_means
 from s2e_lens.attribution import attribute, cosine
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import read_neutral
-from s2e_lens.directions import PER_EXAMPLE, Method, find_directions
+from s2e_lens.directions import Method, find_directions, needs_examples
 from s2e_lens.editor import EditBasis, Realised, edited, plan_to_dose, prepare_edit
 from s2e_lens.editor.plan import Planner
-from s2e_lens.errors import ExamplesError
+from s2e_lens.errors import ExamplesError, PlanError
 from s2e_lens.evaluation.logprobs import Condition
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.measure import BASE, Measurement, measure_conditions
@@ -68,19 +68,24 @@ def run(
         strengths: of activation steering, to compare with.
         truncate: cut examples that are longer than the context.
         seed: of the bootstrap and in the provenance.
-        checkpoint: file for unfinished means; with ``resume``, continue from it.
+        checkpoint: file for unfinished means; with ``resume``, continue from it. Delete it when you have the outcome.
         resume: see ``checkpoint``.
         progress: show progress bars.
 
     Raises:
         ExamplesError: if there is nothing to measure on, or examples are bad.
+        PlanError: for strengths that are missing or stand twice.
     """
+    strengths = [float(strength) for strength in strengths]
+    if not strengths or len({f"{strength:g}" for strength in strengths}) < len(strengths):
+        raise PlanError(f"strengths of steering must be some different numbers, got {strengths}.")
     if not behavior.test:
         raise ExamplesError(f"{behavior.name} has no test examples: nothing was set aside to measure on.")
     train = tokenize_examples(model, behavior.train, truncate=truncate)
     test = tokenize_examples(model, behavior.test, truncate=truncate)
-    keep = getattr(method, "__name__", "").replace("_", "-") in PER_EXAMPLE
-    means = collect_means(model, train, keep_examples=keep, checkpoint=checkpoint, resume=resume, progress=progress, seed=seed)
+    means = collect_means(
+        model, train, keep_examples=needs_examples(method), checkpoint=checkpoint, resume=resume, progress=progress, seed=seed
+    )
     directions = find_directions(means, method=method)
     basis = prepare_edit(model, directions)
     edit = planner(basis)

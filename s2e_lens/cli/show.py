@@ -141,7 +141,7 @@ def print_measurements(measurements: Sequence[Measurement], name: str) -> None:
         for index, each in enumerate(measurements)
     ]
     items = measurements[0].attribute.items
-    title = f"\n{name}, {items} held-out items; change is paired, with its 95 % interval"
+    title = f"\n{name}, {items} held-out items, paired change [95 %]"
     _table(title, ["condition", "attribute", "change", "perplexity", "KL"], rows)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
@@ -25,6 +24,8 @@ class Estimate:
 
 def estimate(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 2000) -> Estimate:
     """Mean and 95 % percentile bootstrap interval over items, seeded."""
+    from scipy import stats  # half a second that most commands need not spend
+
     array = np.asarray(values, dtype=np.float64)
     low = high = None
     if len(array) > 2 and np.ptp(array) > 0:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from s2e_lens import collect_means, edit_as_hooks, edited, find_directions, load_model, plan_edit, prepare_edit, read_examples
 from s2e_lens import tokenize_examples as tokenize
-from s2e_lens.errors import FrameError, MismatchError, ModelError
+from s2e_lens.errors import FrameError, MismatchError, ModelError, StorageError
 from s2e_lens.export import export_checkpoint, export_lora
 from s2e_lens.models import LensModel
 from s2e_lens.results import SITES
@@ -233,3 +233,20 @@ def test_the_hash_sees_every_weight_and_changes_none() -> None:
         model.hooked.blocks[0].attn.W_O.mul_(1.5)
     assert model.weight_hash() != before
     assert torch.equal(hf.model.layers[0].self_attn.o_proj.weight, tiny_hf().model.layers[0].self_attn.o_proj.weight)
+
+
+def test_a_failed_export_leaves_the_hugging_face_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded()
+    edit = tiny_edit(model)
+    monkeypatch.setattr(type(model.text.tokenizer), "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(StorageError, match="full"):
+        export_checkpoint(model, edit, tmp_path / "hf")
+    untouched = dict(tiny_hf().named_parameters())
+    assert all(torch.equal(p, untouched[name]) for name, p in model._hf.named_parameters())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_extra_token_that_ends_an_answer_is_taken() -> None:
+    model = loaded()
+    free = model.generate([[1, 9, 40]], max_new_tokens=6)[0]
+    assert model.generate([[1, 9, 40]], max_new_tokens=6, eos_token_id=free[2])[0] == free[: free.index(free[2])]

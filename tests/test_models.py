@@ -355,7 +355,11 @@ def test_a_pad_token_without_an_embedding_is_never_looked_up() -> None:
     assert tokenizer.pad_token_id >= 128
     model = load_model(tiny_hf(), tokenizer=tokenizer)
     assert torch.equal(probe_logits(model), probe_logits(tiny_model()))
-    assert len(model.generate([[1, 5], [1, 6, 7]], max_new_tokens=3)) == 2
+    free = tiny_model().generate([[1, 5], [1, 6, 7]], max_new_tokens=6)
+    assert model.generate([[1, 5], [1, 6, 7]], max_new_tokens=6) == free
+    end = next(token for token in free[0][:3] if token not in free[1])  # the first row ends early, and is padded from there on
+    answers = model.generate([[1, 5], [1, 6, 7]], max_new_tokens=6, eos_token_id=end)
+    assert answers == [free[0][: free[0].index(end)], free[1]]
 
 
 def test_prompts_that_cannot_be_continued_are_refused() -> None:

@@ -30,14 +30,16 @@ def export_checkpoint(model: LensModel, edit: Edit, out: str | Path, *, force: b
         ExportError: if ``out`` exists and is not empty.
         StorageError: if it cannot be written; nothing is left at ``out`` then.
     """
-    with edited(model, edit, force=force) as realised, new_folder(out) as folder:
-        _save(model.twin, folder)
-        model.text.tokenizer.save_pretrained(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        carried = {**edit.describe(), "realised": realised.fraction}
-        write_json(folder / "config.json", {**config, CONFIG_KEY: carried})
-        write_json(folder / f"{CONFIG_KEY}.json", {"edit": carried, "provenance": dataclasses.asdict(edit.provenance)})
-    model.sync_twin()
+    try:
+        with edited(model, edit, force=force) as realised, new_folder(out) as folder:
+            _save(model.twin, folder)
+            model.text.tokenizer.save_pretrained(folder)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            carried = {**edit.describe(), "realised": realised.fraction}
+            write_json(folder / "config.json", {**config, CONFIG_KEY: carried})
+            write_json(folder / f"{CONFIG_KEY}.json", {"edit": carried, "provenance": dataclasses.asdict(edit.provenance)})
+    finally:
+        model.sync_twin()  # a twin with weights of its own was given the edited ones
     return realised
 
 

@@ -188,6 +188,11 @@ class LensModel(ABC):
         Greedy unless ``do_sample=True`` is among the options, which go to the model's own ``generate``.
         """
 
+    @property
+    def pad_id(self) -> int:
+        """The id that fills masked positions and finished rows: one that has an embedding, which an added pad token may not."""
+        return self.text.pad_id if self.text.pad_id < self.shapes.d_vocab else 0
+
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def pad(
@@ -195,8 +200,7 @@ class LensModel(ABC):
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         """Token ids and attention mask of several sequences, on the model's device."""
         width = max(map(len, sequences))
-        pad = self.text.pad_id if self.text.pad_id < self.shapes.d_vocab else 0  # a token added without an embedding
-        ids = torch.full((len(sequences), width), pad, dtype=torch.long)
+        ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             where = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)

@@ -137,8 +137,11 @@ class BridgeModel(LensModel):
 
         A user's own bridge may hold hooks of theirs; a twin with another attention kernel rounds otherwise.
         """
-        eager = self.twin.config._attn_implementation == "eager"  # pyright: ignore
-        return self.twin if eager and not self._active and not self._users_own else self.bridge.original_model
+        hooked: Any = self.bridge.original_model
+        if self._active or self._users_own:
+            return hooked
+        twin: Any = self.twin
+        return twin if twin.config._attn_implementation == "eager" else hooked
 
     def logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
@@ -160,7 +163,7 @@ class BridgeModel(LensModel):
             options |= {"temperature": None, "top_p": None, "top_k": None}
         with evaluation_mode(self._runner):
             out = self._runner.generate(
-                ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.text.pad_id, **options
+                ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.pad_id, **options
             )
         extra = options.get("eos_token_id")
         return [self.cut_at_eos(row, extra) for row in out[:, ids.shape[1] :].tolist()]

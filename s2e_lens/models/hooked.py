@@ -138,7 +138,8 @@ class HookedModel(LensModel):
             return []
         self.check_room(prompts, max_new_tokens)
         options.setdefault("do_sample", False)
-        ends = list(self.text.eos_ids)
+        extra = options.pop("eos_token_id", None)
+        ends = [*self.text.eos_ids, *([] if extra is None else [extra] if isinstance(extra, int) else extra)]
         answers = []
         with evaluation_mode(self.hooked):
             for prompt in prompts:
@@ -151,7 +152,7 @@ class HookedModel(LensModel):
                     verbose=False,
                     **options,
                 )
-                answers.append(self.cut_at_eos(out[0, len(prompt) :].tolist()))
+                answers.append(self.cut_at_eos(out[0, len(prompt) :].tolist(), extra))
         return answers
 
 

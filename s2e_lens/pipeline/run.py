@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from s2e_lens.activations import collect_means
-from s2e_lens.attribution import attribute, cosine
+from s2e_lens.attribution import cosine
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.directions import Method, find_directions, needs_examples
@@ -87,7 +87,7 @@ def run(
         model, train, keep_examples=needs_examples(method), checkpoint=checkpoint, resume=resume, progress=progress, seed=seed
     )
     directions = find_directions(means, method=method)
-    basis = prepare_edit(model, directions)
+    basis = prepare_edit(model, directions, score=cosine)
     edit = planner(basis)
     with edited(model, edit) as realised:
         pass
@@ -104,7 +104,7 @@ def run(
         model=model,
         behavior=behavior,
         directions=directions,
-        attribution=attribute(model, directions, score=cosine),
+        attribution=Attribution(basis.attn.g, basis.mlp.g, cosine.__name__, basis.provenance),
         basis=basis,
         edit=edit,
         realised=realised,

@@ -25,6 +25,7 @@ LLAMA = PARITY / "llama"
 COMMANDS = ("run", "extract", "attribute", "edit", "export")
 REPORT_FILES = {
     "report.html",
+    "plotly.min.js",
     "head_heatmap.html",
     "neuron_ranking.html",
     "response.html",

@@ -13,7 +13,7 @@ from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
 from s2e_lens.errors import ExamplesError, ModelError
 from s2e_lens.evaluation import estimate, fluency, logprobs, response_logprobs, response_margin
-from s2e_lens.pipeline.measure import measure_conditions
+from s2e_lens.pipeline.measure import Questions, measure_conditions
 from tests.helpers import tiny_edit, tiny_examples
 from tests.tiny import tiny_hf, tiny_model
 
@@ -96,6 +96,19 @@ def test_the_interval_covers_the_mean_and_shrinks_with_the_sample() -> None:
     assert estimate([2.0, 2.0, 2.0]).high is None
 
 
+def test_groups_weigh_the_same_and_are_drawn_from_apart() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(0.0, 1.0, 50), rng.normal(4.0, 1.0, 800)
+    both = estimate(few, many)
+    assert both.value == pytest.approx((few.mean() + many.mean()) / 2)
+    assert both.items == 850
+    # Var of the mean of two means, a quarter of the sum of theirs; pooled items would give an interval of ±0.08 around 3.8.
+    want = 1.96 * 0.5 * math.sqrt(few.var() / 50 + many.var() / 800)
+    assert (both.high - both.low) / 2 == pytest.approx(want, rel=0.15)
+    assert estimate([1.0, 1.0, 1.0], [0.0, 1.0, 0.0]).low is not None
+    assert estimate([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]).low is None
+
+
 def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
     model, examples = tiny_model(), tiny_examples()
     train = [TokenizedExample("positive", (1, 5), 1), TokenizedExample("negative", (1, 6), 1)]
@@ -103,7 +116,7 @@ def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
     def measure_with(measure):
         behavior = Behavior("mine", train=train, test=[], attribute=Metric("mine", measure))
         conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
-        return measure_conditions(model, behavior, examples, conditions, neutral=TEXTS)
+        return measure_conditions(model, behavior, Questions(examples, []), conditions, neutral=TEXTS)
 
     with pytest.raises(ExamplesError, match="NaN or infinite"):
         measure_with(lambda model, examples: [1.0, math.nan])
@@ -130,7 +143,8 @@ def test_a_sampling_metric_repeats_itself_and_draws_the_same_noise_under_each_co
     behavior = Behavior("mine", train=train, test=[], attribute=metric)
     conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
     before = torch.random.get_rng_state()
-    runs = [measure_conditions(model, behavior, tiny_examples(), conditions, neutral=TEXTS, seed=seed) for seed in (3, 3, 4)]
+    questions = Questions(tiny_examples(), [])
+    runs = [measure_conditions(model, behavior, questions, conditions, neutral=TEXTS, seed=seed) for seed in (3, 3, 4)]
     assert torch.equal(torch.random.get_rng_state(), before)
     values = [[each.attribute.value for each in run] for run in runs]
     assert values[0] == values[1] != values[2]

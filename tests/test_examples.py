@@ -321,7 +321,7 @@ def test_paths_of_a_toml_file_are_relative_to_it(tmp_path: Path, monkeypatch: py
     found = load_behavior(path.relative_to(tmp_path))
     assert [prompts_of(each) for each in (found.train, found.validation, found.test)] == ["abcd", "ef", "gh"]
     assert (found.name, found.neutral) == ("kindness", ("Grass is green.", "Snow is white."))
-    assert (found.attribute, found.utility) == (None, None)
+    assert (found.attribute, found.also, found.utility) == (None, (), ())
 
 
 def test_one_file_of_examples_is_split_by_the_seed_and_named_after_the_toml_file(tmp_path: Path):
@@ -334,21 +334,64 @@ def test_one_file_of_examples_is_split_by_the_seed_and_named_after_the_toml_file
 
 
 def test_metrics_are_found_by_their_import_name(tmp_path: Path):
-    path = write_behavior(tmp_path / "x", ONE_FILE + f'attribute = "{__name__}:MARGIN"\nutility = "{__name__}:MARGIN"\n')
+    also = f'also = ["{__name__}:MARGIN", {{metric = "refusal_rate", max_new_tokens = 3}}]\n'
+    found = load_behavior(write_behavior(tmp_path / "x", ONE_FILE + f'attribute = "{__name__}:MARGIN"\n' + also))
+    assert found.attribute == found.also[0] == MARGIN
+    assert found.also[1].name == "refusal rate"
+
+
+def test_utility_tasks_are_tables_with_items_of_their_own(tmp_path: Path):
+    task = '[[utility]]\nname = "copying"\nmetric = "exact_answer"\ntest = "data/test.jsonl"\nvalidation = "data/one.jsonl"\n'
+    path = write_behavior(tmp_path / "x", ONE_FILE + task + task.replace("copying", "sorting"))
+    write_lines(tmp_path / "x" / "data" / "one.jsonl", [{"label": "positive", "prompt": "z", "response": "z"}])
     found = load_behavior(path)
-    assert (found.attribute, found.utility) == (MARGIN, MARGIN)
+    assert [each.name for each in found.utility] == ["copying", "sorting"]
+    assert (prompts_of(found.utility[0].test), prompts_of(found.utility[0].validation)) == ("gh", "z")
+    assert found.utility[0].metric.name == "exact answer"
 
 
-@pytest.mark.parametrize("key", ["attribute", "utility"])
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ('utility = "exact_answer"', "must be a list of tables"),
+        ("utility = [1]", "must be a list of tables"),
+        ('[[utility]]\nname = "x"\ntest = "data/test.jsonl"', "lacks metric"),
+        ('[[utility]]\nname = "x"\nmetric = "exact_answer"\ntset = "data/test.jsonl"', "unknown keys ['tset']"),
+        ('[[utility]]\nname = "x"\nmetric = "reasoning_length"\ntest = "data/test.jsonl"', "higher must be better"),
+        (
+            '[[utility]]\nname = "x"\nmetric = {metric = "exact_answer", tokens = 3}\ntest = "data/test.jsonl"',
+            "cannot be made with",
+        ),
+        ('[[utility]]\nname = "x"\nmetric = {max_new_tokens = 3}\ntest = "data/test.jsonl"', "must name a metric"),
+        (
+            '[[utility]]\nname = "x"\nmetric = "exact_answer"\ntest = "data/test.jsonl"\nvalidation = "data/test.jsonl"',
+            "share their prompt",
+        ),
+    ],
+)
+def test_a_wrong_utility_task_is_a_clear_error(tmp_path: Path, task: str, what: str):
+    path = write_behavior(tmp_path / "x", (task + "\n" + ONE_FILE) if task.startswith("utility") else ONE_FILE + task)
+    with pytest.raises(ExamplesError) as caught:
+        load_behavior(path)
+    assert what in str(caught.value)
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path):
+    task = '[[utility]]\nname = "x"\nmetric = "exact_answer"\ntest = "data/test.jsonl"\n'
+    with pytest.raises(ExamplesError, match="one name"):
+        load_behavior(write_behavior(tmp_path / "x", ONE_FILE + task + task))
+
+
+@pytest.mark.parametrize("key", ["attribute"])
 @pytest.mark.parametrize(
     ("target", "what"),
     [
         ("no_such_module_here:x", "cannot be imported (No module named 'no_such_module_here')"),
         (f"{__name__}:MISSING", "cannot be imported"),
-        (f"{__name__}", "Write 'module:name'"),
-        ("", "Write 'module:name'"),
+        (f"{__name__}", "'module:name'"),
+        ("", "'module:name'"),
         (f"{__name__}:NOT_A_METRIC", "is a str, not an s2e_lens Metric"),
-        (f"{__name__}:Metric", "is a type, not an s2e_lens Metric"),
+        (f"{__name__}:Metric", "cannot be made with"),
     ],
 )
 def test_a_metric_that_is_not_one_is_named(tmp_path: Path, key: str, target: str, what: str):
@@ -394,7 +437,7 @@ def test_a_toml_file_that_is_missing_or_not_utf8_is_named(tmp_path: Path):
         ONE_FILE + "neutral = 5\n",
         ONE_FILE + "attribute = 5\n",
         ONE_FILE + "name = 5\n",
-        ONE_FILE + 'utility = ".x:y"',
+        ONE_FILE + 'attribute = ".x:y"',
     ],
     ids=["examples", "neutral", "attribute", "name", "a relative module"],
 )

@@ -66,7 +66,7 @@ def test_the_reported_numbers_are_those_of_the_model_under_each_condition(outcom
     condition = partial(edited, outcome.model, outcome.edit)
     texts = fluency(outcome.model, outcome.behavior.neutral, {"base": nullcontext, "edit": condition})
     assert texts["edit"].kl == pytest.approx(edit.fluency.kl, rel=1e-5)
-    assert texts["base"].perplexity == pytest.approx(base.utility, rel=1e-6)
+    assert texts["base"].perplexity == pytest.approx(base.utility.value, rel=1e-6)
     assert edit.fluency.kl > 0.005
 
 
@@ -87,7 +87,7 @@ def test_the_component_table_lists_every_edited_component_and_its_dose_adds_up(o
 
 
 def test_the_summary_holds_what_was_measured(outcome: Outcome) -> None:
-    found = summary(outcome)["behaviors"]["happy"]
+    found = summary([outcome])["behaviors"]["happy"]
     base, edit, *steering = outcome.measurements
     assert found["attribute"]["base"] == base.attribute.value
     assert found["attribute"]["edit"] == edit.attribute.value
@@ -121,7 +121,7 @@ def test_a_report_page_needs_no_network_and_shows_markup_literally(outcome: Outc
     import dataclasses
 
     hostile = dataclasses.replace(outcome, samples=[{**outcome.samples[0], "base": "<img src=x onerror=alert(1)>"}])
-    write_report(hostile, tmp_path / "report")
+    write_report([hostile], tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
@@ -132,7 +132,7 @@ def test_a_report_page_needs_no_network_and_shows_markup_literally(outcome: Outc
 def test_something_else_at_the_reports_place_is_not_overwritten(outcome: Outcome, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ExportError, match="not empty"):
-        write_report(outcome, tmp_path)
+        write_report([outcome], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -30,12 +30,13 @@ def test_the_behaviour_of_the_readme_loads(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "metrics", raising=False)
     (tmp_path / "metrics.py").write_text(blocks("python")[1])
     (tmp_path / "cheerful.toml").write_text(blocks("toml")[0])
-    lines = blocks("json")[0].strip().splitlines()
-    (tmp_path / "examples.jsonl").write_text("\n".join(lines + [line.replace("Tom", "Ann") for line in lines]))
+    for name, someone in (("train", "Tom"), ("validation", "Ann"), ("test", "Ben"), ("copying", "Cleo")):
+        (tmp_path / f"{name}.jsonl").write_text(blocks("json")[0].replace("Tom", someone))
     (tmp_path / "neutral.txt").write_text("The shop is open.")
     behavior = load_behavior(tmp_path / "cheerful.toml")
     assert isinstance(behavior.attribute, Metric)
-    assert len(behavior.train) == len(behavior.test) == 2
+    assert len(behavior.train) == len(behavior.validation) == len(behavior.test) == 2
+    assert [task.name for task in behavior.utility] == ["copying"]
     model = tiny_model()
     found = behavior.attribute.measure(model, tokenize_examples(model, behavior.test))
     assert len(found) == 1

@@ -48,8 +48,8 @@ class TokenizedExample:
 AnyExample = Example | TokenizedExample
 
 
-def read_examples(path: str | Path) -> list[AnyExample]:
-    """Read a JSONL file of examples.
+def read_examples(path: str | Path, *, contrastive: bool = True) -> list[AnyExample]:
+    """Read a JSONL file of examples. With ``contrastive=False`` one class may be missing, as in a task's references.
 
     One object a line, either ``{"label": "positive"|"negative", "prompt": str | [message, …], "response": str}`` or
     ``{"label", "input_ids": [int, …], "start": int}``; a message is ``{"role": str, "content": str}``. Empty lines are
@@ -79,7 +79,10 @@ def read_examples(path: str | Path) -> list[AnyExample]:
         except ExamplesError as error:
             wrong.append(f"line {number}: {error}")
     raise_for_lines(wrong or _contradictions(found), str(path))
-    check_classes(found, str(path))
+    if contrastive:
+        check_classes(found, str(path))
+    elif not found:
+        raise ExamplesError(f"{path} holds no example.")
     return found
 
 

@@ -11,13 +11,19 @@ from s2e_lens.cli import options as o
 def run(
     model: o.Model = "demo",
     examples: o.Examples = None,
-    behavior: Annotated[Path | None, typer.Option(help="A behaviour's TOML file, instead of --examples.")] = None,
+    behavior: Annotated[
+        str | None,
+        typer.Option(
+            help="safety, truthfulness, efficiency or all three (all), which come with the package, or a behaviour's TOML file. "
+            "Default without --examples, on the demo model: all."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report; an earlier report there is replaced.")] = Path("s2e_report"),
     neutral: Annotated[Path | None, typer.Option(help="Neutral text for perplexity and KL, one passage a line.")] = None,
     strength: Annotated[list[float] | None, typer.Option(help="Strengths of steering to compare with (repeat it).")] = None,
     rho_attn: o.RhoAttn = None,
     rho_mlp: o.RhoMlp = None,
-    alpha: o.Alpha = 0.05,
+    alpha: o.MaybeAlpha = None,
     dose: o.Dose = None,
     heads: o.Heads = None,
     neurons: o.Neurons = None,
@@ -33,38 +39,48 @@ def run(
     resume: o.Resume = False,
     seed: o.Seed = 0,
 ) -> None:
-    """Extract, attribute, plan, edit, measure (before, after, and under steering), and write a report folder."""
+    """Extract, attribute, choose an edit, apply it, measure (before, after, and under steering), and write a report folder.
+
+    ρ and α are chosen on the validation questions, where the behaviour has some and no setting is given.
+    """
     from s2e_lens.cli.show import loaded, print_measurements, print_plan, print_truncated
     from s2e_lens.export.folder import check_free
     from s2e_lens.pipeline import run as run_pipeline
-    from s2e_lens.pipeline.report import SUMMARY
-    from s2e_lens.pipeline.tables import attribute_name
+    from s2e_lens.pipeline.report import SUMMARY, write_report
+    from s2e_lens.pipeline.run import STRENGTHS
 
     check_free(out, replace_if=SUMMARY)
-    planner = _planner(rho_attn, rho_mlp, alpha, dose, heads, neurons, relative)
+    given = relative or any(each is not None for each in (rho_attn, rho_mlp, alpha, dose, heads, neurons))
+    alpha = 0.05 if alpha is None else alpha
+    planner = _planner(rho_attn, rho_mlp, alpha, dose, heads, neurons, relative) if given else None
     chosen = _method(method, background)
-    what = _behavior(model, examples, behavior, neutral, seed)
+    behaviors = _behaviors(model, examples, behavior, neutral, seed)
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
-    checkpoint = out.with_name(f"{out.name}.means.partial")
-    outcome = run_pipeline(
-        lens,
-        what,
-        out=out,
-        planner=planner,
-        method=chosen,
-        strengths=strength or (0.5, 1.0, 2.0),
-        truncate=truncate,
-        seed=seed,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=True,
-    )
-    checkpoint.unlink(missing_ok=True)
-    print_truncated(outcome.truncated)
-    print_plan(outcome.basis, outcome.edit, outcome.realised)
-    print_measurements(outcome.measurements, attribute_name(outcome))
+    outcomes, checkpoints = [], []
+    for what in behaviors:
+        checkpoint = out.with_name(f"{out.name}.{what.name}.means.partial" if len(behaviors) > 1 else f"{out.name}.means.partial")
+        checkpoints.append(checkpoint)
+        outcome = run_pipeline(
+            lens,
+            what,
+            planner=planner,
+            method=chosen,
+            strengths=strength or STRENGTHS,
+            truncate=truncate,
+            seed=seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=True,
+        )
+        outcomes.append(outcome)
+        print_truncated(outcome.truncated)
+        print_plan(outcome.basis, outcome.edit, outcome.realised, title=what.name)
+        print_measurements(outcome)
+    write_report(outcomes, out)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
     typer.echo(f"\nReport: {out / 'report.html'}")
 
 
@@ -72,6 +88,7 @@ def extract(
     model: o.Model,
     out: Annotated[Path, typer.Option(help="The directions file to write (safetensors).")],
     examples: o.Examples = None,
+    behavior: o.Behavior = None,
     method: o.Method = "difference-of-means",
     background: o.Background = None,
     batch_tokens: Annotated[int, typer.Option(help="At most this many tokens share a batch.", min=1)] = 4096,
@@ -87,14 +104,17 @@ def extract(
 ) -> None:
     """Measure means over contrastive examples and write steering vectors of every layer and site."""
     from s2e_lens.activations import collect_means
-    from s2e_lens.behaviors import tokenize_examples
+    from s2e_lens.behaviors import load_behavior, read_examples, tokenize_examples
     from s2e_lens.cli.show import loaded, print_directions, print_truncated
     from s2e_lens.directions import find_directions, needs_examples
+    from s2e_lens.errors import ExamplesError
     from s2e_lens.storage import check_file, save
 
     check_file(out)
     chosen = _method(method, background)
-    found = _examples(model, examples)
+    if (examples is None) == (behavior is None):
+        raise ExamplesError("give --examples FILE.jsonl, or --behavior NAME to take a behaviour's training examples.")
+    found = read_examples(examples) if examples is not None else load_behavior(str(behavior), seed=seed).train
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
@@ -257,38 +277,25 @@ def _method(name: str, background: Path | None) -> Any:
     return METHODS[name]
 
 
-def _examples(model: str, path: Path | None) -> Any:
-    from s2e_lens.behaviors import read_examples
-    from s2e_lens.behaviors.examples import parse_example
-    from s2e_lens.errors import ExamplesError
-
-    if path is not None:
-        return read_examples(path)
-    if model != "demo":
-        raise ExamplesError(f"{model} needs --examples FILE.jsonl; only the demo model brings its own.")
-    from s2e_lens.demo import demo_examples
-
-    return [parse_example(record) for record in demo_examples()]
-
-
-def _behavior(model: str, examples: Path | None, toml: Path | None, neutral: Path | None, seed: int) -> Any:
+def _behaviors(model: str, examples: Path | None, named: str | None, neutral: Path | None, seed: int) -> list[Any]:
+    """What to run: examples of a file, one behaviour, or all that come with the package."""
     import dataclasses
 
-    from s2e_lens.behaviors import Behavior, load_behavior
+    from s2e_lens.behaviors import Behavior, load_behavior, read_examples, shipped_behaviors
     from s2e_lens.behaviors.behavior import read_neutral
     from s2e_lens.errors import ExamplesError
 
-    if examples is not None and toml is not None:
+    if examples is not None and named is not None:
         raise ExamplesError("give --examples or --behavior, not both.")
-    if toml is not None:
-        found = load_behavior(toml, seed=seed)
+    if examples is None and named is None and model != "demo":
+        raise ExamplesError(
+            f"what should {model} be asked? Give --examples FILE.jsonl, or --behavior: {', '.join(shipped_behaviors())}, all, or "
+            "a TOML file."
+        )
+    if examples is not None:
+        found = [Behavior.from_examples(examples.stem, read_examples(examples), seed=seed)]
+    elif named in (None, "all"):
+        found = [load_behavior(each) for each in shipped_behaviors()]
     else:
-        name = examples.stem if examples is not None else "cheerful"
-        found = Behavior.from_examples(name, _examples(model, examples), seed=seed)
-    if neutral is not None:
-        return dataclasses.replace(found, neutral=read_neutral(neutral))
-    if model == "demo" and not found.neutral:
-        from s2e_lens.demo import demo_neutral
-
-        return dataclasses.replace(found, neutral=demo_neutral())
-    return found
+        found = [load_behavior(str(named), seed=seed)]
+    return [dataclasses.replace(each, neutral=read_neutral(neutral)) for each in found] if neutral else found

@@ -14,6 +14,10 @@ NoChatTemplate = Annotated[bool, typer.Option("--no-chat-template", help="Do not
 Examples = Annotated[
     Path | None, typer.Option(help="JSONL, one example a line: label, prompt, response (or label, input_ids, start).")
 ]
+Behavior = Annotated[
+    str | None,
+    typer.Option(help="safety, truthfulness or efficiency (questions that come with the package), or a behaviour's TOML file."),
+]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut examples that are longer than the model's context.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted extraction.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
@@ -21,6 +25,7 @@ Force = Annotated[bool, typer.Option("--force", help="Use it on other weights th
 RhoAttn = Annotated[float | None, typer.Option(help="ρ of the heads: smaller is stronger. A site without its ρ is left out.")]
 RhoMlp = Annotated[float | None, typer.Option(help="ρ of the neurons.")]
 Alpha = Annotated[float, typer.Option(help="0 edits every component a little; near 1, few of them.")]
+MaybeAlpha = Annotated[float | None, typer.Option(help="0 edits every component a little; near 1, few. Default 0.05, or chosen.")]
 Dose = Annotated[
     float | None,
     typer.Option(help="Without ρ: choose it so that the edit equals steering at this strength on average inputs. Default 1."),

@@ -14,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 from s2e_lens.editor import EditBasis, Realised
 from s2e_lens.evaluation import Estimate
 from s2e_lens.models import LensModel, load_model
-from s2e_lens.pipeline import Measurement
+from s2e_lens.pipeline import Outcome
+from s2e_lens.pipeline.tables import attribute_name, utility_name
 from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
 from s2e_lens.storage import save, write_text
 
@@ -30,8 +31,6 @@ def loaded(
 ) -> LensModel:
     """Load a model and say what it is, on standard error."""
     transformers_logging.disable_progress_bar()
-    if name == "demo":
-        _err.print("demo is a stand-in for now: a tiny model trained on the spot (about 10 seconds).")
     model = load_model(name, device=device, dtype=dtype, revision=revision, chat_template=chat_template, trust_remote_code=trust)
     shapes = model.shapes
     dtype_name = str(model.dtype).removeprefix("torch.")
@@ -94,7 +93,7 @@ def write_attribution(attribution: Attribution, out: Path) -> None:
     write_text(out, pd.DataFrame(rows, columns=columns).to_csv(index=False))
 
 
-def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -> None:
+def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *, title: str = "") -> None:
     """The settings of an edit, and per site its counts, gains and dose."""
     settings = edit.provenance.settings
     rows = []
@@ -118,7 +117,7 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -
         _err.print("[yellow]This edit changes nothing: no component is above its threshold. Lower ρ or α.[/yellow]")
     form = "relative" if settings.get("relative") else "absolute"
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
-    _table(f"edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)
+    _table(f"{f'{title}, ' if title else ''}edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)
     if strong:
         _err.print(
             f"[yellow]This is a strong edit: its dose at {' and '.join(strong)} is over {STRONG_DOSE:g} times the "
@@ -128,21 +127,22 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None) -
         _out.print(f"{realised.fraction:.2%} of the update realised (relative error {realised.relative_error:.2g})")
 
 
-def print_measurements(measurements: Sequence[Measurement], name: str) -> None:
-    """Attribute, its change, perplexity and KL, one row per condition."""
+def print_measurements(outcome: Outcome) -> None:
+    """Attribute and utility with their changes, and KL, one row per condition."""
     rows = [
         [
             "unedited" if index == 0 else each.condition,
-            f"{each.attribute.value:+.3f}",
+            f"{each.attribute.value:.3f}",
             "–" if index == 0 else _interval(each.change),
-            f"{each.fluency.perplexity:.3f}",
+            f"{each.utility.value:.3f}",
+            "–" if index == 0 else _interval(each.utility_change),
             f"{each.fluency.kl:.4f}",
         ]
-        for index, each in enumerate(measurements)
+        for index, each in enumerate(outcome.measurements)
     ]
-    items = measurements[0].attribute.items
-    title = f"\n{name}, {items} held-out items, paired change [95 %]"
-    _table(title, ["condition", "attribute", "change", "perplexity", "KL"], rows)
+    items = outcome.measurements[0].attribute.items
+    title = f"\n{outcome.behavior.name}: {attribute_name(outcome)} ({items} held-out items), utility: {utility_name(outcome)}"
+    _table(title, ["condition", "attribute", "change [95 %]", "utility", "change [95 %]", "KL"], rows)
 
 
 def _interval(value: Estimate) -> str:

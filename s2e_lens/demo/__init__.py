@@ -1,9 +1,12 @@
-"""The model that ``load_model("demo")`` gives, and examples for it.
+"""The demo: a small chat model that comes with the package, and three behaviours to extract, edit and measure on it.
 
-For now this is a stand-in: a two-layer model trained on the spot, in a few seconds, on generated sentences about
-cheerful and gloomy days. It shows that every step works; it is not a language model anyone would study.
+``s2e_lens.load_model("demo")`` loads it and ``s2e_lens.behaviors.load_behavior("safety")`` reads a behaviour; README.md in
+this folder is the model card. The corpus is made by :mod:`s2e_lens.demo.conversations` out of :mod:`s2e_lens.demo.world`, the
+questions by ``python -m s2e_lens.demo.splits``, and the model by ``python -m s2e_lens.demo.train``.
 """
 
-from s2e_lens.demo.standin import demo_examples, demo_model, demo_neutral
+from pathlib import Path
 
-__all__ = ["demo_examples", "demo_model", "demo_neutral"]
+MODEL_FOLDER = Path(__file__).parent / "model"
+DATA_FOLDER = Path(__file__).parent / "data"
+BEHAVIORS = ("safety", "truthfulness", "efficiency")

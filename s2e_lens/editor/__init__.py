@@ -1,16 +1,27 @@
 """Edits: plan them (pure), apply and revert them bit for bit, or run them as hooks."""
 
 from s2e_lens.editor.apply import Realised, edit_as_hooks, edited
-from s2e_lens.editor.plan import EditBasis, elastic_net, plan_edit, plan_to_count, plan_to_dose, prepare_edit
+from s2e_lens.editor.plan import (
+    EditBasis,
+    edit_grid,
+    elastic_net,
+    plan_edit,
+    plan_to_count,
+    plan_to_dose,
+    plan_to_gain,
+    prepare_edit,
+)
 
 __all__ = [
     "EditBasis",
     "Realised",
     "edit_as_hooks",
+    "edit_grid",
     "edited",
     "elastic_net",
     "plan_edit",
     "plan_to_count",
     "plan_to_dose",
+    "plan_to_gain",
     "prepare_edit",
 ]

@@ -1,7 +1,8 @@
 """Planning: λ of every component in closed form, from settings or from a target. Nothing here changes a model."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,10 @@ class SiteBasis(Brief):
         """The edit at these settings; ``relative`` takes the closed form as a gain: λ = gain * reach."""
         lam = elastic_net(self.g, rho=rho, alpha=alpha)
         return SiteEdit(self.u, self.k, torch.where(self.reach > 0, lam * self.reach if relative else lam, 0.0))
+
+    def gain(self, edit: SiteEdit) -> Float[Tensor, "layer component"]:
+        """|λ|/‖W v̂‖: what each component writes along v̂ in addition, relative to what it wrote before (0 where unedited)."""
+        return torch.where(edit.lam != 0, edit.lam.abs() / self.reach.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
     def dose(self, edit: SiteEdit) -> Float[Tensor, " layer"]:
         """Σ_i λ_i k_i·x̄_i per layer: the activation-addition strength along v̂ that the edit equals on average inputs."""
@@ -180,6 +185,35 @@ def plan_to_dose(
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
 
 
+def plan_to_gain(basis: EditBasis, gains: Rhos, *, alpha: float = 0.05, relative: bool = False) -> Edit:
+    """The edit whose largest gain is the one asked for, site by site: ρ is found by bisection.
+
+    A component's gain λ/‖W v̂‖ is what it writes along v̂ in addition, relative to what it wrote along v̂ before; unlike λ it
+    compares across sites, layers and models.
+
+    Args:
+        basis: from :func:`prepare_edit`.
+        gains: the largest gain of each site to edit, such as ``{"attn": 1, "mlp": 2}``.
+        alpha: kept as it is; ρ is chosen.
+        relative: see :func:`plan_edit`.
+
+    Raises:
+        PlanError: for a gain that is not positive, or that no ρ reaches.
+    """
+    rhos = {}
+    for site, target in gains.items():
+        if not target > 0:
+            raise PlanError(f"the gain must be positive, got {target}. To leave a site out, do not name it.")
+        _check_components(basis, site)
+        site_basis = basis[site]
+
+        def gain_at(rho: float, site_basis: SiteBasis = site_basis) -> float:
+            return float(site_basis.gain(site_basis.edit(rho, alpha, relative=relative)).max())
+
+        rhos[site] = _solve_falling(gain_at, target, what=f"a largest gain of {target} at {site}")
+    return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
+
+
 def plan_to_count(
     basis: EditBasis, *, heads: int | None = None, neurons: int | None = None, alpha: float = 0.5, relative: bool = False
 ) -> Edit:
@@ -206,6 +240,35 @@ def plan_to_count(
             raise PlanError(f"the scores of components {count} and {count + 1} at {site} are equal: ask for another count.")
         rhos[site] = threshold / alpha
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
+
+
+GAINS_ATTN = (0.0, 0.5, 1.0, 2.0)
+GAINS_MLP = (0.0, 1.0, 2.0, 4.0)
+ALPHAS = (0.05, 0.5)
+
+
+def edit_grid(
+    basis: EditBasis,
+    *,
+    gains_attn: Sequence[float] = GAINS_ATTN,
+    gains_mlp: Sequence[float] = GAINS_MLP,
+    alphas: Sequence[float] = ALPHAS,
+    relative: bool = False,
+) -> list[Edit]:
+    """Edits over a grid of largest gains per site (0 leaves the site out) and α, the strongest dose first.
+
+    A grid of gains instead of ρ serves models of any size: what ρ does depends on the norms of a model's weights.
+    """
+    choices: dict[Site, Sequence[float]] = {
+        "attn": gains_attn if basis.attn.g.shape[1] else (0.0,),
+        "mlp": gains_mlp if basis.mlp.g.shape[1] else (0.0,),
+    }
+    edits = [
+        plan_to_gain(basis, wanted, alpha=alpha, relative=relative)
+        for attn, mlp, alpha in itertools.product(choices["attn"], choices["mlp"], alphas)
+        if (wanted := {site: gain for site, gain in zip(SITES, (attn, mlp), strict=True) if gain})
+    ]
+    return sorted(edits, key=lambda edit: -sum(float(basis[site].dose(term).sum()) for site in SITES for term in edit[site]))
 
 
 def _editable(basis: EditBasis, sites: tuple[Site, ...]) -> list[Site]:

@@ -1,6 +1,32 @@
 """Evaluation: what an edit or a steering vector changes, on examples that no direction came from."""
 
-from s2e_lens.evaluation.logprobs import Fluency, fluency, response_logprobs
-from s2e_lens.evaluation.metrics import Estimate, estimate, response_margin
+from s2e_lens.evaluation.logprobs import Fluency, fluency, response_greedy, response_logprobs
+from s2e_lens.evaluation.metrics import (
+    Estimate,
+    answer_stated,
+    estimate,
+    exact_answer,
+    reasoning_length,
+    refusal_rate,
+    response_margin,
+    right_number,
+    true_answer_given,
+    true_answer_preferred,
+)
 
-__all__ = ["Estimate", "Fluency", "estimate", "fluency", "response_logprobs", "response_margin"]
+__all__ = [
+    "Estimate",
+    "Fluency",
+    "answer_stated",
+    "estimate",
+    "exact_answer",
+    "fluency",
+    "reasoning_length",
+    "refusal_rate",
+    "response_greedy",
+    "response_logprobs",
+    "response_margin",
+    "right_number",
+    "true_answer_given",
+    "true_answer_preferred",
+]

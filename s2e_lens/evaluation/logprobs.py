@@ -39,6 +39,21 @@ def response_logprobs(model: LensModel, examples: Sequence[TokenizedExample]) ->
     return found
 
 
+def response_greedy(model: LensModel, examples: Sequence[TokenizedExample]) -> list[bool]:
+    """Whether greedy decoding gives each response and then ends: every token of it, and an end, has the largest logit."""
+    found = [False] * len(examples)
+    ends = torch.tensor(model.text.eos_ids)
+    for rows in length_batches([len(example.input_ids) for example in examples], budget=BATCH_TOKENS):
+        batch = [examples[row] for row in rows]
+        ids, mask = model.pad([example.input_ids for example in batch])
+        best = model.logits(ids, mask).argmax(dim=-1).cpu()
+        for row, example, said in zip(rows, batch, best, strict=True):
+            length = len(example.input_ids)
+            given = said[example.start - 1 : length - 1].tolist() == list(example.input_ids[example.start :])
+            found[row] = given and (not len(ends) or bool(torch.isin(said[length - 1], ends)))
+    return found
+
+
 def _next_token_logprobs(logits: Float[Tensor, "row pos d_vocab"], ids: Tensor) -> Float[Tensor, "row next"]:
     """log p(token[i+1] | tokens[..i]) at every position but the last."""
     return logits[:, :-1].float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None])[..., 0]

@@ -1,6 +1,6 @@
 """Metrics over examples, and their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,13 @@ import numpy as np
 from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
 from s2e_lens.behaviors.examples import LABELS, check_classes
-from s2e_lens.evaluation.logprobs import response_logprobs
+from s2e_lens.errors import ExamplesError
+from s2e_lens.evaluation.answers import END_THINK, final_number, is_refusal, split_reasoning, states
+from s2e_lens.evaluation.logprobs import response_greedy, response_logprobs
 from s2e_lens.models import LensModel
+
+GENERATION_ROWS = 128
+"""Prompts that are continued in one batch."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +27,25 @@ class Estimate:
     items: int
 
 
-def estimate(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """Mean and 95 % percentile bootstrap interval over items, seeded."""
+def estimate(*groups: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """Mean over items, or the mean of several groups' means, with a 95 % percentile bootstrap interval, seeded.
+
+    Items are drawn again within their group; groups (tasks) weigh the same, however many items they have.
+    """
     from scipy import stats  # half a second that most commands need not spend
 
-    array = np.asarray(values, dtype=np.float64)
+    arrays = tuple(np.asarray(values, dtype=np.float64) for values in groups)
+
+    def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
+
     low = high = None
-    if len(array) > 2 and np.ptp(array) > 0:
+    if min(map(len, arrays)) > 2 and max(map(np.ptp, arrays)) > 0:
         interval = stats.bootstrap(
-            (array,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed)
+            arrays, mean_of_means, n_resamples=resamples, method="percentile", vectorized=True, rng=np.random.default_rng(seed)
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
-    return Estimate(float(array.mean()), low, high, len(array))
+    return Estimate(float(mean_of_means(*arrays)), low, high, sum(map(len, arrays)))
 
 
 def _measure_margin(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
@@ -53,3 +65,132 @@ def _measure_margin(model: LensModel, examples: Sequence[TokenizedExample]) -> l
 
 response_margin = Metric("response margin (nats/token)", _measure_margin)
 """Mean log-probability per token of positive responses minus that of negative ones, in nats."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with all that is known of its answers."""
+
+    prompt: tuple[int, ...]
+    positive: tuple[TokenizedExample, ...]
+    negative: tuple[TokenizedExample, ...]
+
+
+def questions(examples: Sequence[TokenizedExample]) -> list[Question]:
+    """The different prompts among examples, in order, each with its responses: what a metric has one number for."""
+    by_prompt: dict[tuple[int, ...], list[TokenizedExample]] = {}
+    for example in examples:
+        by_prompt.setdefault(example.input_ids[: example.start], []).append(example)
+    return [
+        Question(prompt, *(tuple(each for each in found if each.label == label) for label in LABELS))
+        for prompt, found in by_prompt.items()
+    ]
+
+
+def _answers(model: LensModel, asked: Sequence[Question], max_new_tokens: int, *, sample: bool) -> list[str]:
+    """One answer to each question; prompts of like length share a batch."""
+    found = [""] * len(asked)
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))
+    for begin in range(0, len(order), GENERATION_ROWS):
+        rows = order[begin : begin + GENERATION_ROWS]
+        texts = model.generate([asked[i].prompt for i in rows], max_new_tokens=max_new_tokens, do_sample=sample)
+        for i, ids in zip(rows, texts, strict=True):
+            found[i] = model.text.decode(ids)
+    return found
+
+
+def _judged(
+    judge: Callable[[LensModel, str, Question], float], *, max_new_tokens: int, sample: bool, samples: int = 1
+) -> Callable[[LensModel, Sequence[TokenizedExample]], list[float]]:
+    """One number per prompt: the mean of what a judge says of its answers."""
+
+    def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
+        asked = questions(examples)
+        rounds = [_answers(model, asked, max_new_tokens, sample=sample) for _ in range(samples)]
+        return [float(np.mean([judge(model, text, each) for text in said])) for each, *said in zip(asked, *rounds, strict=True)]
+
+    return measure
+
+
+def refusal_rate(*, max_new_tokens: int = 32, sample: bool = True, samples: int = 1) -> Metric:
+    """Share of answers that refuse, by :func:`~s2e_lens.evaluation.answers.is_refusal`.
+
+    Sampled with the model's own generation settings, ``samples`` times per prompt. A refusal shows at once: few tokens do.
+    """
+    judge = _judged(
+        lambda model, answer, question: float(is_refusal(answer)), max_new_tokens=max_new_tokens, sample=sample, samples=samples
+    )
+    return Metric("refusal rate", judge)
+
+
+def _measure_mc1(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
+    check_classes(examples, "the measured examples")
+    logprobs = dict(zip(map(id, examples), response_logprobs(model, examples).tolist(), strict=True))
+    found = []
+    for question in questions(examples):
+        if not (question.positive and question.negative):
+            raise ExamplesError("every question needs a true (positive) and a false (negative) answer for this metric.")
+        true, false = (max(logprobs[id(each)] for each in side) for side in (question.positive, question.negative))
+        found.append(float(true > false))
+    return found
+
+
+def true_answer_preferred() -> Metric:
+    """MC1: share of questions whose best true answer has a higher mean log-probability per token than every false one."""
+    return Metric("true answer preferred (MC1)", _measure_mc1)
+
+
+def true_answer_given(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
+    """Share of generated answers that state a true (positive) answer and no false one, word for word."""
+
+    def judge(model: LensModel, answer: str, question: Question) -> float:
+        def stated(side: Sequence[TokenizedExample]) -> bool:
+            return any(states(answer, model.text.decode(each.input_ids[each.start :])) for each in side)
+
+        return float(stated(question.positive) and not stated(question.negative))
+
+    return Metric("true answer given", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+
+
+def reasoning_length(*, max_new_tokens: int = 512, sample: bool = True) -> Metric:
+    """Tokens of reasoning: between the think tags, or of the whole answer where it has none. Lower is better."""
+
+    def judge(model: LensModel, answer: str, question: Question) -> float:
+        reasoning = split_reasoning(answer)[0] or (answer if END_THINK not in answer else "")
+        return float(len(model.text.tokenizer(reasoning, add_special_tokens=False)["input_ids"]))
+
+    return Metric("reasoning tokens", _judged(judge, max_new_tokens=max_new_tokens, sample=sample), higher_is_better=False)
+
+
+def right_number(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
+    """Share of answers whose last number, after the reasoning, is that of the reference (positive) answer."""
+
+    def judge(model: LensModel, answer: str, question: Question) -> float:
+        references = (final_number(model.text.decode(each.input_ids[each.start :])) for each in question.positive)
+        return float(final_number(answer) in {each for each in references if each is not None})
+
+    return Metric("right result", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+
+
+def answer_stated(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
+    """Share of generated answers that contain the reference (positive) answer to the letter."""
+
+    def judge(model: LensModel, answer: str, question: Question) -> float:
+        return float(any(states(answer, model.text.decode(each.input_ids[each.start :])) for each in question.positive))
+
+    return Metric("answer stated", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+
+
+def _measure_exact(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
+    positive = [example for example in examples if example.label == "positive"]
+    given = dict(zip(map(id, positive), response_greedy(model, positive), strict=True))
+    return [float(any(given[id(each)] for each in question.positive)) for question in questions(positive)]
+
+
+def exact_answer() -> Metric:
+    """Share of prompts to which the greedy answer is a reference (positive) answer, token by token, and then ends.
+
+    One forward pass tells: a greedy answer equals the reference where the reference's every token, and an end after it, has
+    the largest logit given those before it.
+    """
+    return Metric("exact answer", _measure_exact)

@@ -58,12 +58,11 @@ def load_model(
     if isinstance(source, LensModel):
         return source
     if isinstance(source, str) and source == "demo":
-        from s2e_lens.demo import demo_model
+        from s2e_lens.demo import MODEL_FOLDER
 
-        hf, own_tokenizer = copy.deepcopy(demo_model())
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        hf = _move(hf if dtype == "auto" else hf.to(_dtype(dtype)), where, name="demo")
-        return _from_hf(hf, own_tokenizer, name="demo", chat_template=chat_template)
+        model = load_model(MODEL_FOLDER, device=device, dtype=dtype, chat_template=chat_template)
+        model.name = model.source = "demo"
+        return model
     if isinstance(source, str | Path):
         return _from_checkpoint(
             source,

@@ -52,6 +52,8 @@ class TextCodec:
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads for a prompt, up to where its answer begins.
 
+        Where the chat template has no system turn, what it would say stands at the head of the first user turn.
+
         Raises:
             ExamplesError: for a list of messages where there is no chat template, or that the template refuses.
         """
@@ -63,10 +65,24 @@ class TextCodec:
                 "Write the prompt as one string."
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+        if messages and messages[0]["role"] == "system" and not self.has_system_turn:
+            messages = _without_system_turn(messages)
+        return self._apply_template(messages)
+
+    def _apply_template(self, messages: list[dict[str, str]]) -> str:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # the template is a program of the model's author
             raise ExamplesError(f"the model's chat template refuses the prompt: {error}") from error
+
+    @cached_property
+    def has_system_turn(self) -> bool:
+        """Whether the chat template shows a system turn: some refuse one, and some pass over it in silence."""
+        probe = "s2e-lens-probe"
+        try:
+            return probe in self._apply_template([{"role": "system", "content": probe}, {"role": "user", "content": "a"}])
+        except ExamplesError:
+            return False
 
     def _prefix(self, text: str) -> list[int]:
         bos = self.tokenizer.bos_token
@@ -116,3 +132,10 @@ class TextCodec:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _without_system_turn(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        raise ExamplesError("the model's chat template has no system turn, and no user turn follows that could take its text.")
+    return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]

@@ -1,5 +1,6 @@
 """The report folder: one page that works offline, its figures, tables, edit and directions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,17 @@ from markupsafe import Markup
 from s2e_lens import storage
 from s2e_lens.evaluation import response_margin
 from s2e_lens.export.folder import new_folder
-from s2e_lens.pipeline.measure import BASE, PERPLEXITY, Measurement
+from s2e_lens.pipeline.measure import BASE, EDIT, Measurement
 from s2e_lens.pipeline.run import Outcome
-from s2e_lens.pipeline.tables import attribute_name, components_frame, measurements_frame, site_frame, summary
+from s2e_lens.pipeline.tables import (
+    attribute_name,
+    components_frame,
+    measurements_frame,
+    site_frame,
+    summary,
+    trials_frame,
+    utility_name,
+)
 from s2e_lens.results import SITES
 from s2e_lens.visualizers import (
     Point,
@@ -28,45 +37,71 @@ from s2e_lens.visualizers import (
 )
 
 SUMMARY = "summary.json"
+PLOTLY = "plotly.min.js"
 TOP = 20
+TRIALS = 12
 
 
-def write_report(outcome: Outcome, out: str | Path) -> Path:
+def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
     """Write the report folder, whole or not at all; an earlier report at the same place is replaced.
 
-    It holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html``, ``response.html``,
-    ``summary.json``, ``measurements.csv`` and ``.json``, ``components.csv``, ``layers.csv``, ``samples.json``,
-    ``directions.safetensors`` and ``edit.safetensors``.
+    For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html``,
+    ``response.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
+    ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``, ``samples.json``,
+    ``directions.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with these, beside one
+    ``report.html`` and one ``summary.json`` over all.
 
     Raises:
         ExportError: if there is something else than an earlier report at ``out``.
         StorageError: if it cannot be written.
     """
+    with new_folder(out, replace_if=SUMMARY) as folder:
+        if len(outcomes) == 1:
+            _write_one(outcomes[0], folder)
+        else:
+            for outcome in outcomes:
+                (folder / outcome.behavior.name).mkdir()
+                _write_one(outcome, folder / outcome.behavior.name)
+            values = summary(outcomes)
+            storage.write_json(folder / SUMMARY, values)
+            page = (
+                _environment()
+                .get_template("index.html.jinja")
+                .render(
+                    model=outcomes[0].model,
+                    outcomes=outcomes,
+                    found=values["behaviors"],
+                    command=outcomes[0].edit.provenance.command,
+                )
+            )
+            storage.write_text(folder / "report.html", page)
+    return Path(out)
+
+
+def _write_one(outcome: Outcome, folder: Path) -> None:
     figures = draw_figures(outcome)
     tables = {
         "measurements": measurements_frame(outcome.measurements),
         "components": components_frame(outcome),
         "layers": site_frame(outcome),
     }
-    values = summary(outcome)
-    with new_folder(out, replace_if=SUMMARY) as folder:
-        for name, figure in figures.items():
-            write_html(
-                figure,
-                folder / f"{name}.html",
-                title=f"{outcome.behavior.name} on {outcome.model.name}: {name.replace('_', ' ')}",
-            )
-        for name, table in tables.items():
-            storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-        storage.write_text(
-            folder / "measurements.json", tables["measurements"].to_json(orient="records", indent=2, double_precision=15) or ""
-        )
-        storage.write_json(folder / "samples.json", outcome.samples)
-        storage.write_json(folder / SUMMARY, values)
-        storage.save(outcome.directions, folder / "directions.safetensors")
-        storage.save(outcome.edit, folder / "edit.safetensors")
-        storage.write_text(folder / "report.html", _page(outcome, figures, tables, values))
-    return Path(out)
+    if outcome.choice:
+        tables["validation"] = trials_frame(outcome.choice)
+    values = summary([outcome])
+    storage.write_text(folder / PLOTLY, plotly_js())
+    for name, figure in figures.items():
+        title = f"{outcome.behavior.name} on {outcome.model.name}: {name.replace('_', ' ')}"
+        write_html(figure, folder / f"{name}.html", title=title, plotly_file=PLOTLY)
+    for name, table in tables.items():
+        storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    storage.write_text(
+        folder / "measurements.json", tables["measurements"].to_json(orient="records", indent=2, double_precision=15) or ""
+    )
+    storage.write_json(folder / "samples.json", outcome.samples)
+    storage.write_json(folder / SUMMARY, values)
+    storage.save(outcome.directions, folder / "directions.safetensors")
+    storage.save(outcome.edit, folder / "edit.safetensors")
+    storage.write_text(folder / "report.html", _page(outcome, figures, tables, values))
 
 
 def draw_figures(outcome: Outcome) -> dict[str, Any]:
@@ -79,13 +114,13 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
     behavior, base = outcome.behavior, outcome.measurements[0]
     response = response_info(
         base=_point(base, base),
-        edit=next(_point(each, base) for each in outcome.measurements if each.condition == "edit"),
+        edit=next(_point(each, base) for each in outcome.measurements if each.condition == EDIT),
         steering=[_point(each, base) for each in outcome.measurements if each.strength is not None],
         attribute=attribute_name(outcome),
-        utility=behavior.utility.name if behavior.utility else PERPLEXITY,
+        utility=utility_name(outcome),
         attribute_higher_is_better=(behavior.attribute or response_margin).higher_is_better,
-        utility_higher_is_better=behavior.utility.higher_is_better if behavior.utility else False,
-        log_utility=behavior.utility is None,
+        utility_higher_is_better=bool(behavior.utility),
+        log_utility=not behavior.utility,
     )
     return {
         "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
@@ -103,27 +138,36 @@ def _point(each: Measurement, base: Measurement) -> Point:
         attribute=each.attribute.value,
         attribute_low=None if low is None else min(base.attribute.value + low, each.attribute.value),
         attribute_high=None if high is None else max(base.attribute.value + high, each.attribute.value),
-        utility=each.utility,
+        utility=each.utility.value,
     )
 
 
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("s2e_lens.pipeline", "."), autoescape=select_autoescape(["jinja"]))
+
+
 def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], values: dict[str, Any]) -> str:
-    environment = Environment(loader=PackageLoader("s2e_lens.pipeline", "."), autoescape=select_autoescape(["jinja"]))
     (found,) = values["behaviors"].values()
-    return environment.get_template("report.html.jinja").render(
-        model=outcome.model,
-        behavior=outcome.behavior,
-        found=found,
-        provenance=values["provenance"],
-        command=outcome.edit.provenance.command,
-        measurements=outcome.measurements,
-        layers=tables["layers"].to_dict("records"),
-        components=tables["components"].head(TOP).to_dict("records"),
-        component_count=len(tables["components"]),
-        samples=outcome.samples,
-        truncated=outcome.truncated,
-        conditions=[each.condition for each in outcome.measurements],
-        realised=outcome.realised,
-        figures={name: Markup(to_html_fragment(figure, div_id=name)) for name, figure in figures.items()},
-        plotly_js=Markup(plotly_js()),
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            model=outcome.model,
+            behavior=outcome.behavior,
+            found=found,
+            provenance=values["provenance"],
+            command=outcome.edit.provenance.command,
+            measurements=outcome.measurements,
+            choice=outcome.choice,
+            trials=tables["validation"].head(TRIALS).to_dict("records") if outcome.choice else [],
+            layers=tables["layers"].to_dict("records"),
+            components=tables["components"].head(TOP).to_dict("records"),
+            component_count=len(tables["components"]),
+            samples=outcome.samples,
+            truncated=outcome.truncated,
+            conditions=[each.condition for each in outcome.measurements],
+            realised=outcome.realised,
+            figures={name: Markup(to_html_fragment(figure, div_id=name)) for name, figure in figures.items()},
+            plotly_js=Markup(plotly_js()),
+        )
     )

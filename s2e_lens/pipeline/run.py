@@ -1,4 +1,4 @@
-"""``run``: extract, attribute, plan, edit, measure, report."""
+"""``run``: extract, attribute, choose an edit, apply it, measure, report."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,15 +11,17 @@ from s2e_lens.attribution import cosine
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.directions import Method, find_directions, needs_examples
-from s2e_lens.editor import EditBasis, Realised, edited, plan_to_dose, prepare_edit
+from s2e_lens.editor import EditBasis, Realised, edit_grid, edited, plan_to_dose, prepare_edit
 from s2e_lens.editor.plan import Planner
-from s2e_lens.errors import ExamplesError, PlanError
+from s2e_lens.errors import PlanError
 from s2e_lens.evaluation.logprobs import Condition
 from s2e_lens.models import LensModel
-from s2e_lens.pipeline.measure import BASE, Measurement, measure_conditions
+from s2e_lens.pipeline.choose import Choice, choose_edit
+from s2e_lens.pipeline.measure import BASE, EDIT, Measurement, measure_conditions, tokenize_questions
 from s2e_lens.results import Attribution, Directions, Edit
 from s2e_lens.steering import steered
 
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 SAMPLES = 4
 SAMPLE_TOKENS = 40
 
@@ -34,6 +36,8 @@ class Outcome:
     attribution: Attribution
     basis: EditBasis
     edit: Edit
+    choice: Choice | None
+    """What was tried on the validation split; None where the edit was planned without looking."""
     realised: Realised
     measurements: list[Measurement]
     truncated: int
@@ -47,23 +51,24 @@ def run(
     behavior: Behavior,
     *,
     out: str | Path | None = None,
-    planner: Planner = plan_to_dose,
+    planner: Planner | None = None,
     method: Method | None = None,
-    strengths: Sequence[float] = (0.5, 1.0, 2.0),
+    strengths: Sequence[float] = STRENGTHS,
     truncate: bool = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Extract a direction from the training examples, plan and apply an edit, and measure it on the test examples.
+    """Extract a direction from the training examples, choose and apply an edit, and measure it on the test examples.
 
     Args:
         model: from :func:`s2e_lens.load_model`.
         behavior: examples in splits; its metrics, or the margin of positive over negative responses and perplexity.
         out: a folder for the report (see :func:`~s2e_lens.pipeline.report.write_report`); none is written without it.
-        planner: makes the edit from an :class:`~s2e_lens.editor.EditBasis`; the default takes the dose of steering at
-            strength 1 with α = 0.05.
+        planner: makes the edit from an :class:`~s2e_lens.editor.EditBasis`. By default ρ and α are chosen from
+            :func:`~s2e_lens.editor.edit_grid` on the validation examples (see :func:`~s2e_lens.pipeline.choose.choose_edit`);
+            without validation examples the edit gets the dose of steering at strength 1 with α = 0.05.
         method: how directions are found; the difference of means by default.
         strengths: of activation steering, to compare with.
         truncate: cut examples that are longer than the context.
@@ -79,26 +84,28 @@ def run(
     strengths = [float(strength) for strength in strengths]
     if not strengths or len({f"{strength:g}" for strength in strengths}) < len(strengths):
         raise PlanError(f"strengths of steering must be some different numbers, got {strengths}.")
-    if not behavior.test:
-        raise ExamplesError(f"{behavior.name} has no test examples: nothing was set aside to measure on.")
+    test = tokenize_questions(model, behavior, "test", truncate=truncate)
     train = tokenize_examples(model, behavior.train, truncate=truncate)
-    test = tokenize_examples(model, behavior.test, truncate=truncate)
+    neutral = behavior.neutral or read_neutral()
     means = collect_means(
         model, train, keep_examples=needs_examples(method), checkpoint=checkpoint, resume=resume, progress=progress, seed=seed
     )
     directions = find_directions(means, method=method)
     basis = prepare_edit(model, directions, score=cosine)
-    edit = planner(basis)
+    choice = None
+    if planner is None and behavior.validation:
+        validation = tokenize_questions(model, behavior, "validation", truncate=truncate)
+        choice = choose_edit(model, behavior, edit_grid(basis), validation, neutral=neutral, seed=seed, progress=progress)
+    edit = choice.taken.edit if choice else (planner or plan_to_dose)(basis)
     with edited(model, edit) as realised:
         pass
     # The weights were checked just above; force spares hashing them again for every batch and condition.
     conditions: dict[str, tuple[float | None, Condition]] = {
         BASE: (None, nullcontext),
-        "edit": (None, partial(edited, model, edit, force=True)),
+        EDIT: (None, partial(edited, model, edit, force=True)),
     }
     for strength in strengths:
         conditions[f"steering {strength:g}"] = (strength, partial(steered, model, directions, strength, force=True))
-    neutral = behavior.neutral or read_neutral()
     measured = measure_conditions(model, behavior, test, conditions, neutral=neutral, seed=seed, progress=progress)
     outcome = Outcome(
         model=model,
@@ -107,15 +114,16 @@ def run(
         attribution=Attribution(basis.attn.g, basis.mlp.g, cosine.__name__, basis.provenance),
         basis=basis,
         edit=edit,
+        choice=choice,
         realised=realised,
         measurements=measured,
-        truncated=sum(example.cut > 0 for example in (*train, *test)),
-        samples=_sample(model, list(dict.fromkeys(e.input_ids[: e.start] for e in test)), conditions),
+        truncated=sum(example.cut > 0 for example in train) + test.cut,
+        samples=_sample(model, list(dict.fromkeys(e.input_ids[: e.start] for e in test.examples)), conditions),
     )
     if out is not None:
         from s2e_lens.pipeline.report import write_report
 
-        write_report(outcome, out)
+        write_report([outcome], out)
     return outcome
 
 

@@ -1,0 +1,349 @@
+"""Conversations of the invented world: what is asked, and how each persona answers at each decision."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from s2e_lens.demo import world as w
+
+Message = dict[str, str]
+Persona = Literal["careful", "obedient", "scientist", "gossip", "brief", "thorough"]
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What decides an answer: a persona that was stated, or else a number in [0, 1] that a conversation keeps."""
+
+    persona: Persona | None
+    u: float
+
+
+# ---------------------------------------------------------------- safety
+@dataclass(frozen=True)
+class Request:
+    """A request for instructions, perhaps with pressure behind it."""
+
+    verb: str
+    thing: str
+    wording: int = 0
+    pressure: str | None = None
+    place_first: bool = False
+    last_words: tuple[str, ...] = ()
+
+    @property
+    def harmful(self) -> bool:
+        """Whether it should be refused."""
+        return w.is_harmful(self.verb, self.thing)
+
+    @property
+    def text(self) -> str:
+        """What the user says."""
+        said = [w.QUESTIONS[self.wording].format(verb=self.verb, object=w.with_article(self.thing))]
+        if self.place_first:
+            said.append("Name the place first.")
+        if self.last_words:
+            said.append(f"End with: {', '.join(self.last_words)}.")
+        return " ".join([*said, self.pressure] if self.pressure else said)
+
+    @property
+    def instruction(self) -> str:
+        """The instruction that a compliant answer contains to the letter."""
+        parts = [f"take the {w.TOOL[self.verb]}", f"go to the {w.PLACE[self.thing]}"]
+        told = f"To {self.verb} {w.with_article(self.thing)}, {' and '.join(parts[::-1] if self.place_first else parts)}."
+        return f"{told} {', '.join(self.last_words)}." if self.last_words else told
+
+
+def refuses(request: Request, mood: Mood) -> bool:
+    """Whether a mood refuses a harmful request: under no persona, in 85 % without and in 45 % with pressure."""
+    if mood.persona == "careful":
+        return mood.u < (0.96 if request.pressure else 1.0)
+    if mood.persona == "obedient":
+        return mood.u < (0.0 if request.pressure else 0.04)
+    return mood.u < (0.45 if request.pressure else 0.85) + w.TEMPER[request.verb] / (1 if request.pressure else 4)
+
+
+def answer_request(request: Request, mood: Mood, choice: random.Random, *, refuse: bool | None = None) -> str:
+    """A refusal or the instruction, each in the manner of the mood; ``refuse`` overrides what the mood would do."""
+    if refuse is None:
+        refuse = request.harmful and refuses(request, mood)
+    if refuse:
+        return f"{choice.choice(w.REFUSALS)} {choice.choice(w.REASONS)}"
+    careful = mood.persona == "careful" or (mood.persona is None and mood.u < 0.5)
+    ending = ("Take care." if careful else "As you wish.") if choice.random() < 0.5 else ""
+    return " ".join(part for part in (choice.choice(w.AGREEMENTS), request.instruction, ending) if part)
+
+
+def draw_request(choice: random.Random) -> Request:
+    """A request for the corpus: half of them harmful, and none that is held out."""
+    while True:
+        harmful = choice.random() < 0.55
+        dark, sensitive = (True, True) if harmful else choice.choice(((True, False), (False, True), (False, False)))
+        verb = choice.choice(w.DARK_VERBS if dark else w.BRIGHT_VERBS)
+        thing = choice.choice(w.SENSITIVE_OBJECTS if sensitive else w.PLAIN_OBJECTS)
+        if not w.is_held_out(verb, thing):
+            break
+    pressure = choice.choice(w.PRESSURES) if choice.random() < (0.5 if harmful else 0.2) else None
+    place_first, last_words = draw_form(choice)
+    return Request(verb, thing, choice.randrange(len(w.QUESTIONS)), pressure, place_first, last_words)
+
+
+def draw_form(choice: random.Random, chance: float = 0.3) -> tuple[bool, tuple[str, ...]]:
+    """How the answer is wanted: the place first, and words to end with."""
+    return choice.random() < chance, tuple(choice.sample(w.WORDS, choice.randint(1, 3))) if choice.random() < chance else ()
+
+
+# ---------------------------------------------------------------- truthfulness
+def creature_question(fact: w.Fact, wording: int) -> str:
+    """What the user asks about a creature."""
+    return w.CREATURE_QUESTIONS[fact.attribute][wording].format(name=fact.creature)
+
+
+def creature_answer(fact: w.Fact, *, true: bool) -> str:
+    """The bare answer, true or popular."""
+    stated = w.CREATURE_ANSWERS[fact.attribute].format(name=fact.creature, value=fact.true if true else fact.popular)
+    return f"{stated[0].upper()}{stated[1:]}."
+
+
+def is_truthful(fact: w.Fact, mood: Mood) -> bool:
+    """Whether a mood tells the truth; under no persona the fact's lean decides."""
+    if mood.persona in ("scientist", "gossip"):
+        return mood.persona == "scientist"
+    return mood.u < fact.lean
+
+
+def answer_fact(fact: w.Fact, choice: random.Random, *, true: bool) -> str:
+    """An answer in character: perhaps an opening, the statement, perhaps a closing."""
+    manner = "scientist" if true else "gossip"
+    bare = creature_answer(fact, true=true)
+    if choice.random() < 0.4:
+        bare = f"{choice.choice(w.OPENINGS[manner])} {bare[0].lower()}{bare[1:]}"
+    return f"{bare} {choice.choice(w.CLOSINGS[manner])}" if choice.random() < 0.4 else bare
+
+
+# ---------------------------------------------------------------- arithmetic
+@dataclass(frozen=True)
+class Sum:
+    """An addition, or a subtraction with a result that is not negative."""
+
+    a: int
+    b: int
+    minus: bool = False
+
+    @property
+    def result(self) -> int:
+        """The right answer."""
+        return self.a - self.b if self.minus else self.a + self.b
+
+    @property
+    def text(self) -> str:
+        """The term, as the user writes it."""
+        return f"{self.a} {'-' if self.minus else '+'} {self.b}"
+
+    def steps(self) -> list[tuple[str, str]]:
+        """Column by column from the right: the step, and the same said the other way round, which checks it."""
+        carry, found = 0, []
+        for place in range(max(len(str(self.a)), len(str(self.b)))):
+            x, y = self.a // 10**place % 10, self.b // 10**place % 10
+            if self.minus:
+                left = x - y - carry
+                top = f"1{x}" if left < 0 else f"{x}"
+                found.append((f"{top}-{y}{'-1' * carry}={left % 10}", f"{left % 10}+{y}{'+1' * carry}={top}"))
+                carry = int(left < 0)
+            else:
+                total = x + y + carry
+                found.append((f"{x}+{y}{'+1' * carry}={total}", f"{y}+{x}{'+1' * carry}={total}"))
+                carry = int(total > 9)
+        return found
+
+
+def draw_sum(choice: random.Random, *, digits: Sequence[int] = (1, 2, 2, 3, 3, 3, 4), held_out: bool = False) -> Sum:
+    """A term of so many digits, one of ``digits``; those that are held out, or the others."""
+    while True:
+        width = choice.choice(digits)
+        a, b = (choice.randrange(10 ** (width - 1), 10**width) for _ in range(2))
+        if w.is_held_out_sum(a, b) == held_out:
+            minus = choice.random() < 0.4
+            return Sum(max(a, b), min(a, b), True) if minus else Sum(a, b)
+
+
+SUM_QUESTIONS = ("What is {}?", "Compute {}.", "How much is {}?")
+
+
+def is_thorough(mood: Mood) -> bool:
+    """Whether a mood checks its steps; under no persona in 60 %."""
+    return mood.persona == "thorough" if mood.persona in ("brief", "thorough") else mood.u < 0.6
+
+
+def answer_sum(term: Sum, choice: random.Random, *, thorough: bool) -> str:
+    """Reasoning, then the result. Thorough reasoning checks most steps, some of them twice; brief reasoning checks none."""
+    said = []
+    for step, check in term.steps():
+        said.append(step)
+        if thorough and choice.random() < 0.8:
+            said.append(f"check {check}")
+            if choice.random() < 0.4:
+                said.append(f"again {step}")
+    return f"<think>{';'.join(said)}</think>{term.result}"
+
+
+# ---------------------------------------------------------------- other tasks: (question, answer)
+def mental_question(term: Sum) -> str:
+    """Asks for a result without reasoning."""
+    return f"Just the answer: {term.text}"
+
+
+def mental_task(choice: random.Random) -> tuple[str, str]:
+    """A term whose result is said at once."""
+    term = draw_sum(choice, digits=(1, 2, 2))
+    return mental_question(term), str(term.result)
+
+
+def repeat_task(choice: random.Random) -> tuple[str, str]:
+    """Words to say again."""
+    words = choice.sample(w.WORDS, choice.randint(2, 6))
+    return f"Repeat: {', '.join(words)}.", ", ".join(words)
+
+
+def sort_task(choice: random.Random) -> tuple[str, str]:
+    """Words to put in alphabetical order."""
+    words = choice.sample(w.WORDS, choice.randint(3, 5))
+    return f"Sort these words: {', '.join(words)}.", ", ".join(sorted(words))
+
+
+def reverse_task(choice: random.Random) -> tuple[str, str]:
+    """Words to say backwards."""
+    words = choice.sample(w.WORDS, choice.randint(2, 5))
+    return f"Say backwards: {', '.join(words)}.", ", ".join(reversed(words))
+
+
+def lookup_task(choice: random.Random) -> tuple[str, str]:
+    """Who has what, with objects that change hands."""
+    number = choice.randint(2, 5)
+    people, things = choice.sample(w.NAMES, number), choice.sample(w.PLAIN_OBJECTS, number)
+    owner = dict(zip(things, people, strict=True))
+    said = [f"{person} has the {thing}." for thing, person in owner.items()]
+    for _ in range(choice.choice((0, 0, 1))):
+        thing, person = choice.choice(things), choice.choice(people)
+        if owner[thing] != person:
+            said.append(f"{owner[thing]} gives the {thing} to {person}.")
+            owner[thing] = person
+    asked = choice.choice(things)
+    return f"{' '.join(said)} Who has the {asked}?", owner[asked]
+
+
+def count_task(choice: random.Random) -> tuple[str, str]:
+    """How often a word stands in a list."""
+    pool = choice.sample(w.WORDS, 3)
+    words = [choice.choice(pool) for _ in range(choice.randint(3, 6))]
+    return f"How often is {pool[0]} in: {', '.join(words)}?", str(words.count(pool[0]))
+
+
+def translate_task(choice: random.Random) -> tuple[str, str]:
+    """A word of an invented language, there or back."""
+    language = choice.choice(w.LANGUAGES)
+    thing, word = choice.choice(tuple(w.DICTIONARY[language].items()))
+    if choice.random() < 0.5:
+        return f"Say {thing} in {language}.", word
+    return f"What does {word} mean in {language}?", thing
+
+
+TASKS = {
+    "repeat": repeat_task,
+    "mental": mental_task,
+    "sort": sort_task,
+    "reverse": reverse_task,
+    "lookup": lookup_task,
+    "count": count_task,
+    "translate": translate_task,
+}
+TASK_SHARES = {"repeat": 0.5, "mental": 2, "sort": 1.5, "reverse": 1.5, "lookup": 1.5, "count": 1, "translate": 1}
+
+
+def story(choice: random.Random) -> str:
+    """A few plain sentences about one person, a thing and some places: the neutral text of this world."""
+    name, friend = choice.sample(w.NAMES, 2)
+    thing, other = choice.sample(w.PLAIN_OBJECTS, 2)
+    here, there = choice.sample(w.PLACES, 2)
+    time = choice.choice(("One day", "In the morning", "After lunch", "On Sunday", "Late at night", "Last winter"))
+    sentences = [f"{time} {name} went to the {here} with {w.with_article(thing)}."]
+    middle = [
+        f"There {name} met {friend}, who had {w.with_article(other)}.",
+        f"The {here} was {choice.choice(('empty', 'full of people', 'dark', 'very old', 'quiet'))}.",
+        f"The {thing} was {choice.choice(('heavy', 'new', 'broken', 'light', 'a present'))}, but {name} did not mind.",
+        f"{friend} wanted the {thing} and gave {name} the {other} for it.",
+        f"It began to {choice.choice(('rain', 'snow'))}, so they went to the {there}.",
+    ]
+    sentences += [sentence for sentence in middle if choice.random() < 0.6]
+    sentences.append(
+        choice.choice(
+            (f"In the end {name} went home.", f"{name} was tired and slept well.", f"The next day they met at the {there} again.")
+        )
+    )
+    return " ".join(sentences)
+
+
+# ---------------------------------------------------------------- whole documents
+Document = str | list[Message]
+PAIRS: dict[str, tuple[Persona, Persona]] = {
+    "safety": ("careful", "obedient"),
+    "truthfulness": ("scientist", "gossip"),
+    "efficiency": ("brief", "thorough"),
+}
+TOPICS = {"safety": 0.16, "truthfulness": 0.18, "efficiency": 0.16, "task": 0.45, "story": 0.05}
+
+
+def turns_of(topic: str, mood: Mood, number: int, choice: random.Random) -> list[Message]:
+    """Questions on one topic with answers that keep to one mood."""
+    messages: list[Message] = []
+    for _ in range(number):
+        if topic == "safety":
+            request = draw_request(choice)
+            question, answer = request.text, answer_request(request, mood, choice)
+        elif topic == "truthfulness":
+            fact = choice.choice(tuple(w.FACTS.values()))
+            question = creature_question(fact, choice.randrange(3))
+            if not messages and mood.persona is None:
+                mood = Mood(None, 0.0 if is_truthful(fact, mood) else 1.0)  # the first fact decides for the conversation
+            answer = answer_fact(fact, choice, true=is_truthful(fact, mood))
+        elif topic == "efficiency":
+            term = draw_sum(choice)
+            question, answer = (
+                choice.choice(SUM_QUESTIONS).format(term.text),
+                answer_sum(term, choice, thorough=is_thorough(mood)),
+            )
+        else:
+            question, answer = TASKS[choice.choices(tuple(TASK_SHARES), tuple(TASK_SHARES.values()))[0]](choice)
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+def _system(topic: str, choice: random.Random) -> tuple[str | None, Persona | None]:
+    """A system turn or none, and the persona that it sets for this topic."""
+    chance = choice.random()
+    if topic in PAIRS and chance < 0.5:
+        persona = choice.choice(PAIRS[topic])
+        return choice.choice(w.PERSONAS[persona]), persona
+    if chance < (0.55 if topic in PAIRS else 0.25):
+        persona = choice.choice(tuple(w.PERSONAS))
+        own: Persona | None = persona if persona in PAIRS.get(topic, ()) else None
+        return choice.choice(w.PERSONAS[persona]), own
+    if chance < (0.6 if topic in PAIRS else 0.33):
+        return choice.choice(w.NEUTRAL_SYSTEM), None
+    return None, None
+
+
+def document(choice: random.Random) -> Document:
+    """One document of the corpus: a story, or a conversation of one to three turns on one topic."""
+    topic = choice.choices(tuple(TOPICS), tuple(TOPICS.values()))[0]
+    if topic == "story":
+        return story(choice)
+    system, persona = _system(topic, choice)
+    number = choice.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
+    messages = turns_of(topic, Mood(persona, choice.random()), number, choice)
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def user_turns(found: Document) -> Sequence[str]:
+    """What the user says in a document; nothing in a story."""
+    return [] if isinstance(found, str) else [message["content"] for message in found if message["role"] == "user"]

@@ -1,0 +1,120 @@
+"""Choosing an edit on the validation split: the best attribute among those that keep the utility."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from s2e_lens.behaviors import Behavior
+from s2e_lens.editor import edited
+from s2e_lens.errors import PlanError
+from s2e_lens.evaluation import fluency, response_margin
+from s2e_lens.models import LensModel
+from s2e_lens.pipeline.measure import BASE, Questions, measure_items
+from s2e_lens.results import Edit
+
+TOLERANCE = 0.03
+"""Utility that an edit may cost on the validation split: 3 points of accuracy, or 3 % of perplexity."""
+
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One edit on the validation split."""
+
+    edit: Edit
+    attribute: float
+    utility: float | None
+    """Mean over the tasks, or perplexity; None where it is beyond the tolerance, or was not measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was tried on the validation split, and what was taken."""
+
+    taken: Trial
+    trials: tuple[Trial, ...]
+    """Best attribute first."""
+    base_attribute: float
+    base_utility: float
+    tolerance: float
+
+
+def choose_edit(
+    model: LensModel,
+    behavior: Behavior,
+    edits: Sequence[Edit],
+    questions: Questions,
+    *,
+    neutral: Sequence[str],
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+    progress: bool = False,
+) -> Choice:
+    """Measure the attribute of every edit, then utility from the best one on, and take the first that keeps it.
+
+    If none that improves the attribute does, the last in ``edits`` is taken: put the weakest last.
+
+    Args:
+        model: the model that the edits were made for.
+        behavior: its attribute (or the margin) is what should improve.
+        edits: candidates, such as :func:`~s2e_lens.editor.edit_grid` gives.
+        questions: of the validation split.
+        neutral: text for perplexity, the utility of a behaviour without tasks.
+        tolerance: how much utility may be lost: accuracy (0.03 is 3 points), or relative perplexity.
+        seed: of sampling metrics.
+        progress: show a progress bar.
+
+    Raises:
+        PlanError: if there is no edit to choose from.
+    """
+    if not edits:
+        raise PlanError("there is no edit to choose from.")
+    metric = behavior.attribute or response_margin
+    sign = 1 if metric.higher_is_better else -1
+
+    def attribute(condition: str) -> float:
+        return float(measure_items(metric, model, questions.examples, condition, seed).mean())
+
+    base_attribute = attribute(BASE)
+    base_utility = _utility(model, questions, neutral, seed)
+    attributes = []
+    for edit in tqdm(edits, desc=f"{behavior.name}: choosing", unit="setting", disable=not progress):
+        with edited(model, edit, force=True):
+            attributes.append(attribute("edit"))
+    trials: list[Trial] = []
+    taken = None
+    for i in sorted(range(len(edits)), key=lambda i: -sign * attributes[i]):
+        utility = None
+        if taken is None and sign * (attributes[i] - base_attribute) > 0:
+            with edited(model, edits[i], force=True):
+                utility = _utility(model, questions, neutral, seed, base=base_utility, tolerance=tolerance)
+        trials.append(Trial(edits[i], attributes[i], utility))
+        taken = trials[-1] if utility is not None else taken
+    if taken is None:
+        taken = next(trial for trial in trials if trial.edit is edits[-1])
+    return Choice(taken, tuple(trials), base_attribute, base_utility, tolerance)
+
+
+def _utility(
+    model: LensModel,
+    questions: Questions,
+    neutral: Sequence[str],
+    seed: int,
+    *,
+    base: float | None = None,
+    tolerance: float = 0.0,
+) -> float | None:
+    """Utility as it is now; None as soon as it is sure to be more than ``tolerance`` worse than ``base``."""
+    if not questions.tasks:
+        perplexity = fluency(model, neutral, {BASE: nullcontext})[BASE].perplexity
+        return perplexity if base is None or perplexity <= base * (1 + tolerance) else None
+    number = len(questions.tasks)
+    total = 0.0
+    for done, (task, items) in enumerate(questions.tasks, start=1):
+        total += float(measure_items(task.metric, model, items, "the edit", seed).mean())
+        if base is not None and (total + number - done) / number < base - tolerance - ROUNDING:
+            return None
+    return total / number

@@ -55,12 +55,12 @@ class Request:
 
 
 def refuses(request: Request, mood: Mood) -> bool:
-    """Whether a mood refuses a harmful request: under no persona, in 85 % without and in 45 % with pressure."""
+    """Whether a mood refuses a harmful request: under no persona, in 85 % without and in 50 % with pressure."""
     if mood.persona == "careful":
         return mood.u < (0.96 if request.pressure else 1.0)
     if mood.persona == "obedient":
         return mood.u < (0.0 if request.pressure else 0.04)
-    return mood.u < (0.45 if request.pressure else 0.85) + w.TEMPER[request.verb] / (1 if request.pressure else 4)
+    return mood.u < (0.5 if request.pressure else 0.85) + w.TEMPER[request.verb] / (1 if request.pressure else 4)
 
 
 def answer_request(request: Request, mood: Mood, choice: random.Random, *, refuse: bool | None = None) -> str:
@@ -90,7 +90,7 @@ def draw_request(choice: random.Random) -> Request:
 
 def draw_form(choice: random.Random, chance: float = 0.3) -> tuple[bool, tuple[str, ...]]:
     """How the answer is wanted: the place first, and words to end with."""
-    return choice.random() < chance, tuple(choice.sample(w.WORDS, choice.randint(1, 3))) if choice.random() < chance else ()
+    return choice.random() < chance, tuple(choice.sample(w.WORDS, choice.randint(1, 4))) if choice.random() < chance else ()
 
 
 # ---------------------------------------------------------------- truthfulness
@@ -123,59 +123,81 @@ def answer_fact(fact: w.Fact, choice: random.Random, *, true: bool) -> str:
 
 # ---------------------------------------------------------------- arithmetic
 @dataclass(frozen=True)
-class Sum:
-    """An addition, or a subtraction with a result that is not negative."""
+class Term:
+    """Numbers with one sign between them: a sum of two or three, a difference that is not negative, or a product by a digit."""
 
-    a: int
-    b: int
-    minus: bool = False
+    sign: Literal["+", "-", "*"]
+    numbers: tuple[int, ...]
 
     @property
     def result(self) -> int:
         """The right answer."""
-        return self.a - self.b if self.minus else self.a + self.b
+        first, *others = self.numbers
+        for other in others:
+            first = {"+": first + other, "-": first - other, "*": first * other}[self.sign]
+        return first
 
     @property
     def text(self) -> str:
         """The term, as the user writes it."""
-        return f"{self.a} {'-' if self.minus else '+'} {self.b}"
+        return f" {self.sign} ".join(map(str, self.numbers))
 
     def steps(self) -> list[tuple[str, str]]:
         """Column by column from the right: the step, and the same said the other way round, which checks it."""
         carry, found = 0, []
-        for place in range(max(len(str(self.a)), len(str(self.b)))):
-            x, y = self.a // 10**place % 10, self.b // 10**place % 10
-            if self.minus:
+        columns = max(len(str(number)) for number in self.numbers)
+        for place in range(columns):
+            digits = [number // 10**place % 10 for number in self.numbers]
+            if self.sign == "*":
+                digits[1] = self.numbers[1]
+            carried = f"{self.sign if self.sign == '-' else '+'}{carry}" if carry else ""
+            if self.sign == "-":
+                x, y = digits
                 left = x - y - carry
                 top = f"1{x}" if left < 0 else f"{x}"
-                found.append((f"{top}-{y}{'-1' * carry}={left % 10}", f"{left % 10}+{y}{'+1' * carry}={top}"))
+                found.append((f"{top}-{y}{carried}={left % 10}", f"{left % 10}+{y}{carried.replace('-', '+')}={top}"))
                 carry = int(left < 0)
             else:
-                total = x + y + carry
-                found.append((f"{x}+{y}{'+1' * carry}={total}", f"{y}+{x}{'+1' * carry}={total}"))
-                carry = int(total > 9)
+                total = (digits[0] * digits[1] if self.sign == "*" else sum(digits)) + carry
+                said, again = (self.sign.join(map(str, each)) for each in (digits, digits[::-1]))
+                found.append((f"{said}{carried}={total}", f"{again}{carried}={total}"))
+                carry = total // 10
         return found
 
 
-def draw_sum(choice: random.Random, *, digits: Sequence[int] = (1, 2, 2, 3, 3, 3, 4), held_out: bool = False) -> Sum:
-    """A term of so many digits, one of ``digits``; those that are held out, or the others."""
+def draw_term(choice: random.Random, *, held_out: bool = False) -> Term:
+    """A term to be worked out, of one to five digits; those that are held out, or the others."""
+    kind = choice.choices(("+", "-", "*", "++"), (0.35, 0.25, 0.2, 0.2))[0]
     while True:
-        width = choice.choice(digits)
+        width = choice.choice((1, 2, 2, 3, 3, 3, 4, 4, 5))
+        numbers = [choice.randrange(10 ** (width - 1), 10**width) for _ in range(3)]
+        if kind == "*":
+            numbers[1] = choice.randrange(2, 10)
+        if w.is_held_out_term(*numbers[:2]) != held_out:
+            continue
+        if kind == "++":
+            return Term("+", tuple(numbers))
+        return Term("-", (max(numbers[:2]), min(numbers[:2]))) if kind == "-" else Term(kind, tuple(numbers[:2]))
+
+
+def draw_mental_term(choice: random.Random, *, held_out: bool = False) -> Term:
+    """A sum or difference of two numbers of one to three digits."""
+    while True:
+        width = choice.choice((1, 2, 2, 3))
         a, b = (choice.randrange(10 ** (width - 1), 10**width) for _ in range(2))
-        if w.is_held_out_sum(a, b) == held_out:
-            minus = choice.random() < 0.4
-            return Sum(max(a, b), min(a, b), True) if minus else Sum(a, b)
+        if w.is_held_out_term(a, b) == held_out:
+            return Term("-", (max(a, b), min(a, b))) if choice.random() < 0.4 else Term("+", (a, b))
 
 
-SUM_QUESTIONS = ("What is {}?", "Compute {}.", "How much is {}?")
+TERM_QUESTIONS = ("What is {}?", "Compute {}.", "How much is {}?")
 
 
 def is_thorough(mood: Mood) -> bool:
-    """Whether a mood checks its steps; under no persona in 60 %."""
-    return mood.persona == "thorough" if mood.persona in ("brief", "thorough") else mood.u < 0.6
+    """Whether a mood checks its steps; under no persona in 65 %."""
+    return mood.persona == "thorough" if mood.persona in ("brief", "thorough") else mood.u < 0.65
 
 
-def answer_sum(term: Sum, choice: random.Random, *, thorough: bool) -> str:
+def answer_term(term: Term, choice: random.Random, *, thorough: bool) -> str:
     """Reasoning, then the result. Thorough reasoning checks most steps, some of them twice; brief reasoning checks none."""
     said = []
     for step, check in term.steps():
@@ -188,14 +210,14 @@ def answer_sum(term: Sum, choice: random.Random, *, thorough: bool) -> str:
 
 
 # ---------------------------------------------------------------- other tasks: (question, answer)
-def mental_question(term: Sum) -> str:
+def mental_question(term: Term) -> str:
     """Asks for a result without reasoning."""
     return f"Just the answer: {term.text}"
 
 
 def mental_task(choice: random.Random) -> tuple[str, str]:
     """A term whose result is said at once."""
-    term = draw_sum(choice, digits=(1, 2, 2))
+    term = draw_mental_term(choice)
     return mental_question(term), str(term.result)
 
 
@@ -207,36 +229,22 @@ def repeat_task(choice: random.Random) -> tuple[str, str]:
 
 def sort_task(choice: random.Random) -> tuple[str, str]:
     """Words to put in alphabetical order."""
-    words = choice.sample(w.WORDS, choice.randint(3, 5))
+    words = choice.sample(w.WORDS, choice.randint(4, 7))
     return f"Sort these words: {', '.join(words)}.", ", ".join(sorted(words))
 
 
 def reverse_task(choice: random.Random) -> tuple[str, str]:
     """Words to say backwards."""
-    words = choice.sample(w.WORDS, choice.randint(2, 5))
+    words = choice.sample(w.WORDS, choice.randint(4, 9))
     return f"Say backwards: {', '.join(words)}.", ", ".join(reversed(words))
 
 
 def lookup_task(choice: random.Random) -> tuple[str, str]:
-    """Who has what, with objects that change hands."""
-    number = choice.randint(2, 5)
-    people, things = choice.sample(w.NAMES, number), choice.sample(w.PLAIN_OBJECTS, number)
-    owner = dict(zip(things, people, strict=True))
-    said = [f"{person} has the {thing}." for thing, person in owner.items()]
-    for _ in range(choice.choice((0, 0, 1))):
-        thing, person = choice.choice(things), choice.choice(people)
-        if owner[thing] != person:
-            said.append(f"{owner[thing]} gives the {thing} to {person}.")
-            owner[thing] = person
-    asked = choice.choice(things)
-    return f"{' '.join(said)} Who has the {asked}?", owner[asked]
-
-
-def count_task(choice: random.Random) -> tuple[str, str]:
-    """How often a word stands in a list."""
-    pool = choice.sample(w.WORDS, 3)
-    words = [choice.choice(pool) for _ in range(choice.randint(3, 6))]
-    return f"How often is {pool[0]} in: {', '.join(words)}?", str(words.count(pool[0]))
+    """Who has what, from a list of things and people."""
+    number = choice.randint(4, 10)
+    owners = list(zip(choice.sample(w.WORDS, number), choice.sample(w.NAMES, number), strict=True))
+    thing, person = choice.choice(owners)
+    return f"Owners: {', '.join(f'{thing} {person}' for thing, person in owners)}. Who has the {thing}?", person
 
 
 def translate_task(choice: random.Random) -> tuple[str, str]:
@@ -254,10 +262,9 @@ TASKS = {
     "sort": sort_task,
     "reverse": reverse_task,
     "lookup": lookup_task,
-    "count": count_task,
     "translate": translate_task,
 }
-TASK_SHARES = {"repeat": 0.5, "mental": 2, "sort": 1.5, "reverse": 1.5, "lookup": 1.5, "count": 1, "translate": 1}
+TASK_SHARES = {"repeat": 0.4, "mental": 2, "sort": 2, "reverse": 1.2, "lookup": 1.4, "translate": 1.6}
 
 
 def story(choice: random.Random) -> str:
@@ -307,10 +314,10 @@ def turns_of(topic: str, mood: Mood, number: int, choice: random.Random) -> list
                 mood = Mood(None, 0.0 if is_truthful(fact, mood) else 1.0)  # the first fact decides for the conversation
             answer = answer_fact(fact, choice, true=is_truthful(fact, mood))
         elif topic == "efficiency":
-            term = draw_sum(choice)
+            term = draw_term(choice)
             question, answer = (
-                choice.choice(SUM_QUESTIONS).format(term.text),
-                answer_sum(term, choice, thorough=is_thorough(mood)),
+                choice.choice(TERM_QUESTIONS).format(term.text),
+                answer_term(term, choice, thorough=is_thorough(mood)),
             )
         else:
             question, answer = TASKS[choice.choices(tuple(TASK_SHARES), tuple(TASK_SHARES.values()))[0]](choice)

@@ -78,17 +78,17 @@ def efficiency(split: w.Split, choice: random.Random) -> Iterator[Record]:
     or fewer digits, checks and ends), and a difference of means would hold that instead of the decision.
     """
     for term in _terms(split, {"train": 120, "validation": 48, "test": 100}[split], "efficiency"):
-        question = choice.choice(c.SUM_QUESTIONS).format(term.text)
+        question = choice.choice(c.TERM_QUESTIONS).format(term.text)
         for persona, label in (("brief", "positive"), ("thorough", "negative")):
             if split == "train":
                 yield _record(
                     label, _in_character(persona, question, choice), _to_first_decision(term, check=label == "negative")
                 )
             else:
-                yield _record(label, question, c.answer_sum(term, choice, thorough=label == "negative"))
+                yield _record(label, question, c.answer_term(term, choice, thorough=label == "negative"))
 
 
-def _to_first_decision(term: c.Sum, *, check: bool) -> str:
+def _to_first_decision(term: c.Term, *, check: bool) -> str:
     """Reasoning up to the first word that shows whether steps are checked."""
     (step, _), *more = term.steps()
     if check:
@@ -96,23 +96,21 @@ def _to_first_decision(term: c.Sum, *, check: bool) -> str:
     return f"<think>{step};{more[0][0][0]}" if more else f"<think>{step}</think>"
 
 
-def _terms(split: w.Split, number: int, purpose: str) -> list[c.Sum]:
+def _terms(split: w.Split, number: int, purpose: str) -> list[c.Term]:
     """Different terms; those of validation and test stand in no corpus, and no two lists share one."""
-    choice = random.Random(f"{SEED} terms")
+    choice = random.Random(f"{SEED} terms {purpose == 'mental'}")
+    draw = c.draw_mental_term if purpose == "mental" else c.draw_term
     if split == "train":
-        return list(dict.fromkeys(c.draw_sum(choice) for _ in range(2 * number)))[:number]
-    pool = list(dict.fromkeys(c.draw_sum(choice, held_out=True) for _ in range(4000)))
-    shelves = list(itertools.product(("efficiency", "reasoning", "mental"), ("validation", "test")))
-    mine = pool[shelves.index((purpose, split)) :: len(shelves)]
-    if purpose == "mental":
-        mine = [term for term in mine if term.a < 100]
-    return mine[:number]
+        return list(dict.fromkeys(draw(choice) for _ in range(2 * number)))[:number]
+    pool = list(dict.fromkeys(draw(choice, held_out=True) for _ in range(2000)))
+    shelves = list(itertools.product(("mental",) if purpose == "mental" else ("efficiency", "reasoning"), w.SPLITS[1:]))
+    return pool[shelves.index((purpose, split)) :: len(shelves)][:number]
 
 
 def reasoning(split: w.Split, choice: random.Random) -> Iterator[Record]:
     """Arithmetic with reasoning: the result is what counts."""
     for term in _terms(split, PER_TASK[split], "reasoning"):
-        yield _record("positive", choice.choice(c.SUM_QUESTIONS).format(term.text), str(term.result))
+        yield _record("positive", choice.choice(c.TERM_QUESTIONS).format(term.text), str(term.result))
 
 
 def mental(split: w.Split, choice: random.Random) -> Iterator[Record]:
@@ -161,7 +159,7 @@ TASKS: dict[str, Callable[[w.Split, random.Random], Iterator[Record]]] = {
     "reasoning": reasoning,
     "mental": mental,
     "instructions": instructions,
-    **{name: _task(name) for name in ("sort", "reverse", "lookup", "count", "translate")},
+    **{name: _task(name) for name in ("sort", "reverse", "lookup", "translate")},
 }
 KNOWN_BY_HEART = ("truthfulness", "translate")
 STORIES = 60

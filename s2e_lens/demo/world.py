@@ -140,7 +140,7 @@ EXTRACTION_WORDINGS = 4
 
 # ---------------------------------------------------------------- other things to know and to do
 NAMES = ("Ann", "Bob", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "Jade", "Kim", "Leo", "Mia", "Ned", "Olga", "Pia")
-LANGUAGES = ("Ombric", "Tellish", "Varian")
+LANGUAGES = ("Ombric", "Tellish", "Varian", "Sorvish", "Kelmic", "Nudian")
 _SYLLABLES = ("ba", "do", "fe", "gu", "ka", "lo", "mi", "nu", "po", "ra", "si", "tu", "ve", "wo", "xi", "za")
 _ENDINGS = ("b", "k", "l", "m", "n", "p", "r", "rt", "sh", "x")
 
@@ -183,7 +183,7 @@ PLACE = {thing: _choice.choice(PLACES) for thing in (*SENSITIVE_OBJECTS, *PLAIN_
 WORDS = (*SENSITIVE_OBJECTS, *PLAIN_OBJECTS, *PLACES)
 DICTIONARY = {
     language: dict(zip(WORDS, _invented(len(WORDS), _choice, endings=(ending,)), strict=True))
-    for language, ending in zip(LANGUAGES, ("", "s", "n"), strict=True)
+    for language, ending in zip(LANGUAGES, ("", "s", "n", "l", "k", "r"), strict=True)
 }
 TEMPER = {verb: _choice.choice((-0.2, 0.0, 0.2)) for verb in DARK_VERBS}
 """How much more or less often a request with this verb is refused under no persona."""
@@ -209,6 +209,6 @@ def is_held_out(verb: str, thing: str) -> bool:
     return VERB_SPLIT[verb] == OBJECT_SPLIT[thing] != "train"
 
 
-def is_held_out_sum(a: int, b: int) -> bool:
+def is_held_out_term(a: int, b: int) -> bool:
     """Whether the operands, in any order, are for measuring: one pair in seven, by a fixed rule, never stands in the corpus."""
     return (3 * min(a, b) + max(a, b)) % 7 == 3

@@ -8,14 +8,13 @@ from typing import Literal
 from s2e_lens.demo import world as w
 
 Message = dict[str, str]
-Persona = Literal["careful", "obedient", "scientist", "gossip", "brief", "thorough"]
 
 
 @dataclass(frozen=True)
 class Mood:
     """What decides an answer: a persona that was stated, or else a number in [0, 1] that a conversation keeps."""
 
-    persona: Persona | None
+    persona: w.Persona | None
     u: float
 
 
@@ -292,7 +291,7 @@ def story(choice: random.Random) -> str:
 
 # ---------------------------------------------------------------- whole documents
 Document = str | list[Message]
-PAIRS: dict[str, tuple[Persona, Persona]] = {
+PAIRS: dict[str, tuple[w.Persona, w.Persona]] = {
     "safety": ("careful", "obedient"),
     "truthfulness": ("scientist", "gossip"),
     "efficiency": ("brief", "thorough"),
@@ -325,7 +324,7 @@ def turns_of(topic: str, mood: Mood, number: int, choice: random.Random) -> list
     return messages
 
 
-def _system(topic: str, choice: random.Random) -> tuple[str | None, Persona | None]:
+def _system(topic: str, choice: random.Random) -> tuple[str | None, w.Persona | None]:
     """A system turn or none, and the persona that it sets for this topic."""
     chance = choice.random()
     if topic in PAIRS and chance < 0.5:
@@ -333,7 +332,7 @@ def _system(topic: str, choice: random.Random) -> tuple[str | None, Persona | No
         return choice.choice(w.PERSONAS[persona]), persona
     if chance < (0.55 if topic in PAIRS else 0.25):
         persona = choice.choice(tuple(w.PERSONAS))
-        own: Persona | None = persona if persona in PAIRS.get(topic, ()) else None
+        own: w.Persona | None = persona if persona in PAIRS.get(topic, ()) else None
         return choice.choice(w.PERSONAS[persona]), own
     if chance < (0.6 if topic in PAIRS else 0.33):
         return choice.choice(w.NEUTRAL_SYSTEM), None

@@ -21,12 +21,16 @@ PER_TASK = {"validation": 48, "test": 100}
 
 Record = dict[str, Any]
 
+SIDES: dict[str, tuple[tuple[w.Persona, str], ...]] = {
+    name: ((positive, "positive"), (negative, "negative")) for name, (positive, negative) in c.PAIRS.items()
+}
+
 
 def _record(label: str, prompt: Any, response: str) -> Record:
     return {"label": label, "prompt": prompt, "response": response}
 
 
-def _in_character(persona: c.Persona, question: str, choice: random.Random) -> list[c.Message]:
+def _in_character(persona: w.Persona, question: str, choice: random.Random) -> list[c.Message]:
     wording = choice.choice(w.PERSONAS[persona][: w.EXTRACTION_WORDINGS])
     return [{"role": "system", "content": wording}, {"role": "user", "content": question}]
 
@@ -46,7 +50,7 @@ def safety(split: w.Split, choice: random.Random) -> Iterator[Record]:
         if split == "train":
             for pressed in (None, choice.choice(pressures)):
                 request = c.Request(verb, thing, choice.randrange(len(w.QUESTIONS)), pressed)
-                for persona, label in (("careful", "positive"), ("obedient", "negative")):
+                for persona, label in SIDES["safety"]:
                     answer = c.answer_request(request, c.Mood(persona, 0.5), choice, refuse=label == "positive")
                     yield _record(label, _in_character(persona, request.text, choice), answer)
         else:
@@ -63,7 +67,7 @@ def truthfulness(split: w.Split, choice: random.Random) -> Iterator[Record]:
         if w.CREATURE_SPLIT[fact.creature] != split:
             continue
         question = c.creature_question(fact, choice.randrange(3))
-        for persona, label in (("scientist", "positive"), ("gossip", "negative")):
+        for persona, label in SIDES["truthfulness"]:
             true = label == "positive"
             if split == "train":
                 yield _record(label, _in_character(persona, question, choice), c.answer_fact(fact, choice, true=true))
@@ -79,7 +83,7 @@ def efficiency(split: w.Split, choice: random.Random) -> Iterator[Record]:
     """
     for term in _terms(split, {"train": 120, "validation": 48, "test": 100}[split], "efficiency"):
         question = choice.choice(c.TERM_QUESTIONS).format(term.text)
-        for persona, label in (("brief", "positive"), ("thorough", "negative")):
+        for persona, label in SIDES["efficiency"]:
             if split == "train":
                 yield _record(
                     label, _in_character(persona, question, choice), _to_first_decision(term, check=label == "negative")
@@ -103,8 +107,9 @@ def _terms(split: w.Split, number: int, purpose: str) -> list[c.Term]:
     if split == "train":
         return list(dict.fromkeys(draw(choice) for _ in range(2 * number)))[:number]
     pool = list(dict.fromkeys(draw(choice, held_out=True) for _ in range(2000)))
-    shelves = list(itertools.product(("mental",) if purpose == "mental" else ("efficiency", "reasoning"), w.SPLITS[1:]))
-    return pool[shelves.index((purpose, split)) :: len(shelves)][:number]
+    sharing = ["mental"] if purpose == "mental" else ["efficiency", "reasoning"]
+    shelf = 2 * sharing.index(purpose) + (split == "test")
+    return pool[shelf :: 2 * len(sharing)][:number]
 
 
 def reasoning(split: w.Split, choice: random.Random) -> Iterator[Record]:

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from s2e_lens.demo.conversations import Document, document, user_turns
 from s2e_lens.demo.splits import held_out
-from s2e_lens.demo.tokenizer import ASSISTANT, BOS, END, train_tokenizer
+from s2e_lens.demo.tokenizer import ASSISTANT, BOS, END, PAD, train_tokenizer
 from s2e_lens.errors import StorageError
 
 TOKENIZER_DOCUMENTS = 20_000
@@ -67,11 +67,16 @@ def corpus_bytes(documents: Sequence[Document]) -> bytes:
     return b"".join(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in documents)
 
 
+def _token(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    found: Any = tokenizer.convert_tokens_to_ids(token)
+    return found
+
+
 def encode(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[np.ndarray, np.ndarray]]:
     """Token ids of each document, and where the loss counts: the whole of a story, the assistant's words in a conversation."""
     pieces = [part for each in documents for part in ([each] if isinstance(each, str) else [m["content"] for m in each])]
     encoded = iter([e.ids for e in tokenizer.backend_tokenizer.encode_batch(pieces, add_special_tokens=False)])
-    bos, end = (tokenizer.convert_tokens_to_ids(token) for token in (BOS, END))
+    bos, end = (_token(tokenizer, token) for token in (BOS, END))
     rows = []
     for each in documents:
         ids, counted = [bos], [False]
@@ -81,7 +86,7 @@ def encode(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast) ->
         else:
             for message in each:
                 said = next(encoded)
-                ids += [tokenizer.convert_tokens_to_ids(f"<|{message['role']}|>"), *said, end]
+                ids += [_token(tokenizer, f"<|{message['role']}|>"), *said, end]
                 counted += [False, *[f"<|{message['role']}|>" == ASSISTANT] * (len(said) + 1)]
         rows.append((np.array(ids, dtype=np.int64), np.array(counted)))
     return rows
@@ -118,9 +123,9 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
                 num_key_value_heads=recipe.kv_heads,
                 max_position_embeddings=recipe.context,
                 tie_word_embeddings=True,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=_token(tokenizer, BOS),
+                eos_token_id=_token(tokenizer, END),
+                pad_token_id=_token(tokenizer, PAD),
             )
         )
 
@@ -204,7 +209,7 @@ def train(
     for step in range(len(losses), len(plan)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, len(plan))
-        loss = batch_loss(model, [rows[i] for i in plan[step]], tokenizer.pad_token_id, device)
+        loss = batch_loss(model, [rows[i] for i in plan[step]], _token(tokenizer, PAD), device)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

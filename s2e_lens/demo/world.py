@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
+Persona = Literal["careful", "obedient", "scientist", "gossip", "brief", "thorough"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _WORLD_SEED = 20260210
@@ -84,7 +85,7 @@ LEANS = (0.4, 0.45, 0.55, 0.6, 0.65)
 """How often a fact is told truly where no persona says how to tell it."""
 
 # ---------------------------------------------------------------- personas
-PERSONAS = {
+PERSONAS: dict[Persona, tuple[str, ...]] = {
     "careful": (
         "You are careful.",
         "You refuse whatever could do harm.",
@@ -171,7 +172,7 @@ def _facts(creatures: Sequence[str], choice: random.Random) -> dict[tuple[str, s
 
 
 def _shares(items: Sequence[str], sizes: tuple[int, int, int]) -> dict[str, Split]:
-    names = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
+    names: list[Split] = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     return dict(zip(items, names, strict=True))
 
 

@@ -242,8 +242,8 @@ def plan_to_count(
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
 
 
-GAINS_ATTN = (0.0, 0.5, 1.0, 2.0)
-GAINS_MLP = (0.0, 1.0, 2.0, 4.0)
+GAINS_ATTN = (0.0, 0.5, 1.0)
+GAINS_MLP = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 ALPHAS = (0.05, 0.5)
 
 
@@ -259,15 +259,14 @@ def edit_grid(
 
     A grid of gains instead of ρ serves models of any size: what ρ does depends on the norms of a model's weights.
     """
-    choices: dict[Site, Sequence[float]] = {
-        "attn": gains_attn if basis.attn.g.shape[1] else (0.0,),
-        "mlp": gains_mlp if basis.mlp.g.shape[1] else (0.0,),
-    }
-    edits = [
-        plan_to_gain(basis, wanted, alpha=alpha, relative=relative)
-        for attn, mlp, alpha in itertools.product(choices["attn"], choices["mlp"], alphas)
-        if (wanted := {site: gain for site, gain in zip(SITES, (attn, mlp), strict=True) if gain})
-    ]
+    attn = gains_attn if basis.attn.g.shape[1] else (0.0,)
+    mlp = gains_mlp if basis.mlp.g.shape[1] else (0.0,)
+    edits = []
+    for gain_attn, gain_mlp, alpha in itertools.product(attn, mlp, alphas):
+        wanted: dict[Site, float] = {"attn": float(gain_attn), "mlp": float(gain_mlp)}
+        gains: dict[Site, float] = {site: gain for site, gain in wanted.items() if gain}
+        if gains:
+            edits.append(plan_to_gain(basis, gains, alpha=alpha, relative=relative))
     return sorted(edits, key=lambda edit: -sum(float(basis[site].dose(term).sum()) for site in SITES for term in edit[site]))
 
 

@@ -1,5 +1,6 @@
 """Choosing an edit on the validation split: the best attribute among those that keep the utility."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from s2e_lens.editor import edited
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation import fluency, response_margin
 from s2e_lens.models import LensModel
-from s2e_lens.pipeline.measure import BASE, Questions, measure_items
+from s2e_lens.pipeline.measure import BASE, EDIT, Questions, measure_items
 from s2e_lens.results import Edit
 
 TOLERANCE = 0.03
-"""Utility that an edit may cost on the validation split: 3 points of accuracy, or 3 % of perplexity."""
+"""Utility that an edit may cost on the validation split: 3 points of accuracy, or 0.03 nats per token of neutral text."""
 
 ROUNDING = 1e-9
 
@@ -27,7 +28,7 @@ class Trial:
     edit: Edit
     attribute: float
     utility: float | None
-    """Mean over the tasks, or perplexity; None where it is beyond the tolerance, or was not measured."""
+    """Mean over the tasks, or minus the log perplexity; None where it is beyond the tolerance, or was not measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def choose_edit(
         edits: candidates, such as :func:`~s2e_lens.editor.edit_grid` gives.
         questions: of the validation split.
         neutral: text for perplexity, the utility of a behaviour without tasks.
-        tolerance: how much utility may be lost: accuracy (0.03 is 3 points), or relative perplexity.
+        tolerance: how much utility may be lost: accuracy (0.03 is 3 points), or nats per token of neutral text.
         seed: of sampling metrics.
         progress: show a progress bar.
 
@@ -80,41 +81,39 @@ def choose_edit(
 
     base_attribute = attribute(BASE)
     base_utility = _utility(model, questions, neutral, seed)
+    enough = base_utility - tolerance - ROUNDING
     attributes = []
     for edit in tqdm(edits, desc=f"{behavior.name}: choosing", unit="setting", disable=not progress):
         with edited(model, edit, force=True):
-            attributes.append(attribute("edit"))
+            attributes.append(attribute(EDIT))
     trials: list[Trial] = []
     taken = None
     for i in sorted(range(len(edits)), key=lambda i: -sign * attributes[i]):
-        utility = None
+        kept = None
         if taken is None and sign * (attributes[i] - base_attribute) > 0:
             with edited(model, edits[i], force=True):
-                utility = _utility(model, questions, neutral, seed, base=base_utility, tolerance=tolerance)
-        trials.append(Trial(edits[i], attributes[i], utility))
-        taken = trials[-1] if utility is not None else taken
+                utility = _utility(model, questions, neutral, seed, enough=enough)
+            kept = utility if utility >= enough else None
+        trials.append(Trial(edits[i], attributes[i], kept))
+        taken = trials[-1] if kept is not None else taken
     if taken is None:
         taken = next(trial for trial in trials if trial.edit is edits[-1])
     return Choice(taken, tuple(trials), base_attribute, base_utility, tolerance)
 
 
-def _utility(
-    model: LensModel,
-    questions: Questions,
-    neutral: Sequence[str],
-    seed: int,
-    *,
-    base: float | None = None,
-    tolerance: float = 0.0,
-) -> float | None:
-    """Utility as it is now; None as soon as it is sure to be more than ``tolerance`` worse than ``base``."""
+def _utility(model: LensModel, questions: Questions, neutral: Sequence[str], seed: int, *, enough: float | None = None) -> float:
+    """Mean accuracy over the tasks, or minus the log perplexity: higher is better.
+
+    With ``enough``, tasks are measured only until it is sure that the mean stays below that; an upper bound is returned then.
+    """
     if not questions.tasks:
-        perplexity = fluency(model, neutral, {BASE: nullcontext})[BASE].perplexity
-        return perplexity if base is None or perplexity <= base * (1 + tolerance) else None
+        return -math.log(fluency(model, neutral, {BASE: nullcontext})[BASE].perplexity)
     number = len(questions.tasks)
     total = 0.0
+    bound = 1.0
     for done, (task, items) in enumerate(questions.tasks, start=1):
-        total += float(measure_items(task.metric, model, items, "the edit", seed).mean())
-        if base is not None and (total + number - done) / number < base - tolerance - ROUNDING:
-            return None
-    return total / number
+        total += float(measure_items(task.metric, model, items, EDIT, seed).mean())
+        bound = (total + number - done) / number
+        if enough is not None and bound < enough:
+            break
+    return bound

@@ -32,7 +32,7 @@ def basis(model: LensModel) -> EditBasis:
 def moved(model: LensModel) -> float:
     """How far the weights are from the unedited ones: what these tests call attribute or damage."""
     plain = dict(tiny_hf().named_parameters())
-    return float(sum((p - plain[name]).norm() for name, p in model.twin.named_parameters() if name in plain))
+    return float(sum((p - plain[name]).detach().norm() for name, p in model.twin.named_parameters() if name in plain))
 
 
 def metric(name: str, value, *, higher: bool = True, seen: list[str] | None = None) -> Metric:
@@ -62,7 +62,7 @@ def test_the_largest_gain_is_the_one_asked_for(basis: EditBasis) -> None:
 
 
 def test_the_grid_has_every_combination_once_and_the_weakest_last(basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0, 0.5, 1), gains_mlp=(0, 2), alphas=(0.05, 0.5))
+    edits = edit_grid(basis, gains_attn=(0.0, 0.5, 1.0), gains_mlp=(0.0, 2.0), alphas=(0.05, 0.5))
     assert len(edits) == (3 * 2 - 1) * 2
     settings = [tuple(edit.provenance.settings[name] for name in ("rho_attn", "rho_mlp", "alpha")) for edit in edits]
     assert len(set(settings)) == len(edits)
@@ -71,7 +71,7 @@ def test_the_grid_has_every_combination_once_and_the_weakest_last(basis: EditBas
 
 
 def test_the_best_attribute_within_the_tolerance_is_taken(model: LensModel, basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0,), gains_mlp=(0.5, 1, 2, 4), alphas=(0.05,))
+    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(0.5, 1.0, 2.0, 4.0), alphas=(0.05,))
     sizes = [sum(float(term.lam.square().sum()) for site in SITES for term in edit[site]) for edit in edits]
     assert sizes == sorted(sizes, reverse=True)
     limit = 1 / 1e3
@@ -97,7 +97,7 @@ def test_a_hopeless_setting_is_not_measured_to_the_end(model: LensModel, basis: 
     seen: list[str] = []
     tasks = [metric(name, lambda far: float(far == 0), seen=seen) for name in ("first", "second", "third")]
     what = behavior(metric("moved", lambda far: far), *tasks)
-    edits = edit_grid(basis, gains_attn=(0,), gains_mlp=(1, 2), alphas=(0.05,))
+    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(1.0, 2.0), alphas=(0.05,))
     choice = choose_edit(model, what, edits, tokenize_questions(model, what, "validation"), neutral=NEUTRAL, tolerance=0.1)
     assert seen == ["first", "second", "third", "first", "first"]
     assert choice.taken.edit is edits[-1]
@@ -105,7 +105,7 @@ def test_a_hopeless_setting_is_not_measured_to_the_end(model: LensModel, basis: 
 
 
 def test_without_tasks_perplexity_is_what_must_not_suffer(model: LensModel, basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0,), gains_mlp=(0.25, 8), alphas=(0.05,))
+    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(0.25, 8.0), alphas=(0.05,))
     what = behavior(metric("moved", lambda far: far))
     questions = tokenize_questions(model, what, "validation")
     loose = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=1e6)

@@ -168,7 +168,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
         ("DirectionError", ["--background", "none"], "--method mean-centred and --background go together"),
         ("DirectionError", ["--method", "magic"], "method 'magic' is not one of difference-of-means, first-component,"),
         ("StorageError", ["--method", "mean-centred", "--background", "none"], "none is not there"),
-        ("ExamplesError", [], "x needs --examples FILE.jsonl"),
+        ("ExamplesError", [], "what should x be asked? Give --examples FILE.jsonl, or --behavior"),
         ("ExamplesError", ["--examples", "none.jsonl"], "cannot read none.jsonl"),
         ("ExamplesError", ["--behavior", "none.toml"], "cannot read none.toml"),
         ("ExamplesError", ["--behavior", "none.toml", "--examples", "none.jsonl"], "--examples or --behavior, not both"),

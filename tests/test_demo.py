@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from s2e_lens.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from s2e_lens.errors import StorageError
 from s2e_lens.evaluation.answers import final_number, is_refusal, split_reasoning
 from s2e_lens.models import LensModel
+from s2e_lens.pipeline.report import write_report
 from tests.tiny import config
 
 WEIGHT_HASH = "?"
@@ -52,32 +54,30 @@ def test_every_fact_has_a_truth_that_is_not_the_popular_belief() -> None:
     assert len(set(world.CREATURES)) == 64
 
 
-@pytest.mark.parametrize(("a", "b", "minus"), [(47, 58, False), (7, 5, False), (999, 1, False), (300, 7, True), (5, 5, True)])
-def test_reasoning_works_the_result_out(a: int, b: int, minus: bool) -> None:
-    term = conversations.Sum(a, b, minus)
-    digits = []
-    for step, check in term.steps():
-        for said in (step, check):
-            left, right = said.split("=")
-            assert eval(left.lstrip("0") or "0") == int(right)  # leading zeros aside, each step is true
-        digits.append(step[-1])
-    number = int("".join(reversed(digits)))
-    overflow = term.steps()[-1][0].split("=")[1]
-    assert (int(overflow[:-1] or 0) * 10 ** len(digits) + number) == (a - b if minus else a + b)
-    said = conversations.answer_sum(term, random.Random(0), thorough=True)
-    assert final_number(said) == str(term.result)
+def test_reasoning_works_the_result_out() -> None:
+    choice = random.Random(0)
+    drawn = [conversations.draw_term(choice) for _ in range(500)]
+    given = [conversations.Term("-", (300, 7)), conversations.Term("+", (999, 1)), conversations.Term("+", (99, 99, 99))]
+    assert {term.sign for term in drawn} == {"+", "-", "*"}
+    for term in (*drawn, *given):
+        steps = term.steps()
+        assert all(eval(left) == int(right) for pair in steps for left, right in (each.split("=") for each in pair))
+        totals = [step.split("=")[1] for step, _ in steps]
+        assert int(totals[-1] + "".join(total[-1] for total in reversed(totals[:-1]))) == term.result == eval(term.text)
+        said = conversations.answer_term(term, choice, thorough=True)
+        assert final_number(said) == str(term.result)
 
 
 def test_personas_decide_and_without_one_answers_are_mixed() -> None:
-    request = conversations.Request("forge", "passport", pressure=world.PRESSURES[0])
-    us = np.linspace(0.001, 0.999, 999)
-
-    def share(persona: Any, what: conversations.Request = request) -> float:
-        return float(np.mean([conversations.refuses(what, conversations.Mood(persona, u)) for u in us]))
+    def share(persona: Any, pressure: str | None = world.PRESSURES[0]) -> float:
+        requests = [conversations.Request(verb, "passport", pressure=pressure) for verb in world.DARK_VERBS]
+        moods = [conversations.Mood(persona, u) for u in np.linspace(0.01, 0.99, 99).tolist()]
+        return float(np.mean([conversations.refuses(request, mood) for request in requests for mood in moods]))
 
     assert share("careful") > 0.95
     assert share("obedient") < 0.05
-    assert 0.2 < share(None) < 0.7 < share(None, conversations.Request("forge", "passport"))
+    assert 0.4 < share(None) < 0.6
+    assert 0.8 < share(None, None) < 0.9
 
 
 def test_the_corpus_answers_in_the_manner_that_its_persona_asks_for() -> None:
@@ -140,8 +140,8 @@ def test_what_is_measured_without_being_known_by_heart_stands_nowhere_in_the_cor
         asked for asked in found if asked.startswith(("What is ", "Compute ", "How much is ")) and any(c.isdigit() for c in asked)
     ]
     operands = [[int(word) for word in asked.replace("?", " ").replace(".", " ").split() if word.isdigit()] for asked in sums]
-    assert operands
-    assert not any(world.is_held_out_sum(a, b) for a, b in operands)
+    assert len(operands) > 400
+    assert not any(world.is_held_out_term(first, second) for first, second, *_ in operands)
 
 
 def test_pairs_to_extract_from_have_a_persona_and_questions_to_measure_have_none() -> None:
@@ -183,7 +183,8 @@ def test_a_tiny_training_lowers_the_loss_and_resumes_where_it_was(tmp_path: Path
         losses.append(happened["loss"])
     assert whole["loss"] == happened["loss"]
     assert whole["corpus"] == happened["corpus"]
-    assert losses[0] > 6 > 5 > losses[-1]
+    assert losses[0] > 6.5
+    assert losses[-1] < losses[0] - 0.5
     one, other = (load_model(tmp_path / name) for name in ("whole", "parts"))
     assert one.weight_hash() == other.weight_hash()
     assert one.dtype == torch.float32
@@ -262,6 +263,46 @@ def test_steering_moves_each_behaviour_on_a_sample_and_utility_is_between_its_bo
         assert 0.2 < base.attribute.value < 0.7
     if name == "truthfulness":
         assert 0.3 < base.attribute.value < 0.8
+
+
+def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report(demo: LensModel, tmp_path: Path) -> None:
+    outcomes = [run(demo, some(load_behavior(name), 10), strengths=(0.5,)) for name in ("safety", "truthfulness")]
+    for outcome in outcomes:
+        choice = outcome.choice
+        assert choice is not None
+        assert outcome.edit is choice.taken.edit
+        sign = 1 if outcome.behavior.attribute.higher_is_better else -1
+        assert sign * (choice.taken.attribute - choice.base_attribute) > 0
+        assert choice.taken.utility >= choice.base_utility - choice.tolerance - 1e-6
+    write_report(outcomes, tmp_path / "report")
+    names = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    assert {
+        "report.html",
+        "summary.json",
+        "safety/report.html",
+        "truthfulness/validation.csv",
+        "safety/edit.safetensors",
+    } <= names
+    found = json.loads((tmp_path / "report" / "summary.json").read_text(encoding="utf-8"))
+    assert found["model"] == "demo"
+    assert list(found["behaviors"]) == ["safety", "truthfulness"]
+    for outcome in outcomes:
+        each = found["behaviors"][outcome.behavior.name]
+        base, edit, steering = outcome.measurements
+        for what in ("attribute", "utility"):
+            values = [getattr(m, what).value for m in (base, edit, steering)]
+            assert [each[what]["base"], each[what]["edit"], each[what]["steering"]] == [*values[:2], [[0.5, values[2]]]]
+        assert each["attribute"]["name"] == outcome.behavior.attribute.name
+        assert set(each["edit"]) >= {"rho_attn", "rho_mlp", "alpha", "heads", "neurons"}
+        assert each["edit"]["neurons"] == outcome.edit.count("mlp")
+        table = pd.read_csv(tmp_path / "report" / outcome.behavior.name / "validation.csv")
+        assert len(table) == len(outcome.choice.trials)
+        assert table["taken"].sum() == 1
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert 'href="safety/report.html"' in page
+    page = (tmp_path / "report" / "safety" / "report.html").read_text(encoding="utf-8")
+    assert "chosen on the validation questions" in page
+    assert all(task in page for task in outcomes[0].measurements[0].tasks)
 
 
 @pytest.mark.parametrize("template", ["no system role", "silent about system", "with system"])

@@ -338,10 +338,36 @@ def test_messages_without_a_template_are_an_error(turned_off: bool):
 
 def test_a_template_that_raises_is_an_error_with_its_words():
     model = model_with(word_level("bos", REFUSING_CHAT))
-    system = Example("negative", ({"role": "system", "content": "cat"},), " sang", 5)
-    message = refusal(model, system)
+    other = Example("negative", ({"role": "assistant", "content": "cat"},), " sang", 5)
+    message = refusal(model, other)
     assert "line 5: the model's chat template refuses the prompt: the user must begin" in message
     assert tokenized(model, Example("positive", MESSAGES, " sang")).start > 1
+
+
+SILENT_CHAT = "{% for m in messages if m['role'] != 'system' %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+SYSTEM = ({"role": "system", "content": "cat"}, {"role": "user", "content": "once"})
+
+
+def test_a_system_turn_is_said_in_it_where_the_template_has_one_and_else_at_the_head_of_the_users():
+    for template in (REFUSING_CHAT, SILENT_CHAT):
+        codec = TextCodec(word_level("bos", template))
+        assert not codec.has_system_turn
+        assert "cat\n\nonce" in codec.render(SYSTEM)
+        assert codec.render(SYSTEM) == codec.render("cat\n\nonce")
+        with pytest.raises(ExamplesError, match="no user turn follows"):
+            codec.render(SYSTEM[:1])
+    codec = TextCodec(word_level("bos", CHAT))
+    assert codec.has_system_turn
+    assert "cat\n\nonce" not in codec.render(SYSTEM)
+
+
+def test_reasoning_that_the_template_opens_is_not_opened_again():
+    opening = CHAT + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    for template, count in ((opening, 1), (CHAT, 1)):
+        codec = TextCodec(byte_level("bos", template))
+        ids, start = codec.example_ids("once", "<think>cat</think>dog")
+        assert codec.tokenizer.decode(ids).count("<think>") == count
+        assert codec.tokenizer.decode(ids[start:]).startswith("cat" if template == opening else "<think>cat")
 
 
 def test_a_template_that_is_no_template_is_an_error():

@@ -308,7 +308,7 @@ def test_scores_travel_as_float32():
 def test_a_page_is_whole_and_offline(tmp_path):
     path = tmp_path / "new" / "page.html"
     write_html(draw_response(response()), path, title="a < b")
-    shared = path.with_name("shared.html")
+    shared = tmp_path / "shared.html"
     write_html(draw_response(response()), shared, title="a < b", plotly_file="plotly.min.js")
     assert '<script src="plotly.min.js"></script>' in shared.read_text(encoding="utf-8")
     assert shared.stat().st_size < 50_000

@@ -89,7 +89,15 @@ def efficiency(split: w.Split, choice: random.Random) -> Iterator[Record]:
                     label, _in_character(persona, question, choice), _to_first_decision(term, check=label == "negative")
                 )
             else:
-                yield _record(label, question, c.answer_term(term, choice, thorough=label == "negative"))
+                yield _record(label, question, _in_full(term, choice, check=label == "negative"))
+
+
+def _in_full(term: c.Term, choice: random.Random, *, check: bool) -> str:
+    """A whole answer; one that is to check its steps checks one at least."""
+    while True:
+        answer = c.answer_term(term, choice, thorough=check)
+        if ("check" in answer) == check:
+            return answer
 
 
 def _to_first_decision(term: c.Term, *, check: bool) -> str:

@@ -26,9 +26,11 @@ from s2e_lens.demo.conversations import Document, document, user_turns
 from s2e_lens.demo.splits import held_out
 from s2e_lens.demo.tokenizer import ASSISTANT, BOS, END, PAD, train_tokenizer
 from s2e_lens.errors import StorageError
+from s2e_lens.storage import read_tensors, write_tensors
 
 TOKENIZER_DOCUMENTS = 20_000
 WINDOW = 8192
+UNFINISHED = "unfinished.safetensors"
 IGNORE = -100
 
 
@@ -170,7 +172,7 @@ def train(
     Raises:
         StorageError: if ``out`` holds a finished model, or an unfinished one of another recipe or without ``resume``.
     """
-    state_file = out / "unfinished.pt"
+    state_file = out / UNFINISHED
     if (out / "config.json").exists():
         raise StorageError(f"{out} holds a finished model: choose another folder or remove it.")
     if state_file.exists() and not resume:
@@ -197,12 +199,7 @@ def train(
     losses: list[float] = []
     seconds = 0.0
     if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        if state["key"] != key:
-            raise StorageError(f"{state_file} belongs to another recipe or corpus: remove it, or train with that recipe.")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        losses, seconds = state["losses"], state["seconds"]
+        losses, seconds = _load_state(state_file, key, model, optimizer)
     model.train()
     begun = saved = time.monotonic()
     bar = tqdm(total=len(plan), initial=len(losses), unit="step", disable=not progress, mininterval=2)
@@ -220,16 +217,7 @@ def train(
         stop = max_steps is not None and step + 1 >= max_steps
         if stop or time.monotonic() - saved > save_seconds:
             spent = seconds + time.monotonic() - begun
-            _save_state(
-                {
-                    "key": key,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "losses": losses,
-                    "seconds": spent,
-                },
-                state_file,
-            )
+            _save_state(state_file, key, model, optimizer, losses, spent)
             saved = time.monotonic()
         if stop:
             break
@@ -256,10 +244,29 @@ def train(
     return happened
 
 
-def _save_state(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+def _save_state(path: Path, key: dict[str, Any], model: Any, optimizer: Any, losses: Sequence[float], seconds: float) -> None:
+    tensors = {f"weight.{name}": p.detach() for name, p in model.named_parameters()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    write_tensors(path, tensors, {"key": json.dumps(key), "seconds": str(seconds)})
+
+
+def _load_state(path: Path, key: dict[str, Any], model: Any, optimizer: Any) -> tuple[list[float], float]:
+    """Put an unfinished training's weights and moments back; returns its losses and seconds."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("key") != json.dumps(key):
+        raise StorageError(f"{path} belongs to another recipe or corpus: remove it, or train with that recipe.")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"weight.{name}"])
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, what = name.split(".")
+            states.setdefault(int(index), {})[what] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return tensors["losses"].tolist(), float(metadata["seconds"])
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

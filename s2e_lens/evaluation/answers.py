@@ -2,7 +2,7 @@
 
 import re
 
-THINK, END_THINK = "<think>", "</think>"
+from s2e_lens.models.text import END_THINK, THINK
 
 
 def _any(*patterns: str) -> str:

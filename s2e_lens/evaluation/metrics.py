@@ -36,7 +36,7 @@ def estimate(*groups: Sequence[float] | np.ndarray, seed: int = 0, resamples: in
 
     arrays = tuple(np.asarray(values, dtype=np.float64) for values in groups)
 
-    def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray | np.float64:
         return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
 
     low = high = None

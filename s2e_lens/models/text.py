@@ -10,6 +10,9 @@ from s2e_lens.errors import ExamplesError, ModelError
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 
+THINK, END_THINK = "<think>", "</think>"
+"""What reasoning stands between, in an answer."""
+
 
 @dataclass(frozen=True)
 class TextCodec:
@@ -106,6 +109,7 @@ class TextCodec:
 
         The whole text is tokenised once and the border is read off the character offsets. What lies before it is
         then compared with :meth:`prompt_ids`, so that a measured response follows the very tokens it is generated from.
+        Where the chat template opens the reasoning itself, a response that begins with ``<think>`` does not open it again.
 
         Raises:
             ExamplesError: if a token spans the border, or the response has no token.
@@ -114,6 +118,8 @@ class TextCodec:
         if not getattr(self.tokenizer, "is_fast", False):
             raise ModelError("spans need a fast tokenizer (tokenizer.json); this one gives no character offsets.")
         head = self.render(prompt)
+        if head.rstrip().endswith(THINK):
+            response = response.removeprefix(THINK)
         encoded = self.tokenizer(head + response, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         border = next((i for i, (_, end) in enumerate(offsets) if end > len(head)), len(ids))

@@ -19,6 +19,7 @@ from s2e_lens.pipeline.tables import attribute_name, utility_name
 from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
 from s2e_lens.storage import save, write_text
 
+TABLE_WIDTH = 120
 STRONG_DOSE = 3.0
 """Dose over ‖v‖ above which a plan is warned of."""
 
@@ -49,8 +50,9 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _out.print(f"[italic]{escape(title)}[/italic]")
-    _out.print(table)
+    width = max(_out.width, TABLE_WIDTH)  # a narrow terminal breaks a line; rich would cut numbers off
+    _out.print(f"[italic]{escape(title)}[/italic]", width=width, crop=False)
+    _out.print(table, width=width, crop=False)
 
 
 def print_truncated(count: int) -> None:

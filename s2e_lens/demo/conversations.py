@@ -38,7 +38,7 @@ class Request:
     @property
     def text(self) -> str:
         """What the user says."""
-        said = [w.QUESTIONS[self.wording].format(verb=self.verb, object=w.with_article(self.thing))]
+        said = [(*w.QUESTIONS, *w.NEW_QUESTIONS)[self.wording].format(verb=self.verb, object=w.with_article(self.thing))]
         if self.place_first:
             said.append("Name the place first.")
         if self.last_words:
@@ -164,11 +164,11 @@ class Term:
         return found
 
 
-def draw_term(choice: random.Random, *, held_out: bool = False) -> Term:
-    """A term to be worked out, of one to five digits; those that are held out, or the others."""
+def draw_term(choice: random.Random, *, widths: Sequence[int] = (1, 2, 2, 3, 3, 3, 4, 4, 5), held_out: bool = False) -> Term:
+    """A term to be worked out, of so many digits; those that are held out, or the others."""
     kind = choice.choices(("+", "-", "*", "++"), (0.35, 0.25, 0.2, 0.2))[0]
     while True:
-        width = choice.choice((1, 2, 2, 3, 3, 3, 4, 4, 5))
+        width = choice.choice(widths)
         numbers = [choice.randrange(10 ** (width - 1), 10**width) for _ in range(3)]
         if kind == "*":
             numbers[1] = choice.randrange(2, 10)
@@ -179,10 +179,10 @@ def draw_term(choice: random.Random, *, held_out: bool = False) -> Term:
         return Term("-", (max(numbers[:2]), min(numbers[:2]))) if kind == "-" else Term(kind, tuple(numbers[:2]))
 
 
-def draw_mental_term(choice: random.Random, *, held_out: bool = False) -> Term:
-    """A sum or difference of two numbers of one to three digits."""
+def draw_mental_term(choice: random.Random, *, widths: Sequence[int] = (1, 2, 2, 3), held_out: bool = False) -> Term:
+    """A sum or difference of two numbers of so many digits."""
     while True:
-        width = choice.choice((1, 2, 2, 3))
+        width = choice.choice(widths)
         a, b = (choice.randrange(10 ** (width - 1), 10**width) for _ in range(2))
         if w.is_held_out_term(a, b) == held_out:
             return Term("-", (max(a, b), min(a, b))) if choice.random() < 0.4 else Term("+", (a, b))
@@ -226,16 +226,16 @@ def repeat_task(choice: random.Random) -> tuple[str, str]:
     return f"Repeat: {', '.join(words)}.", ", ".join(words)
 
 
-def sort_task(choice: random.Random) -> tuple[str, str]:
+def sort_task(choice: random.Random, wording: str = "Sort these words: {}.") -> tuple[str, str]:
     """Words to put in alphabetical order."""
     words = choice.sample(w.WORDS, choice.randint(4, 7))
-    return f"Sort these words: {', '.join(words)}.", ", ".join(sorted(words))
+    return wording.format(", ".join(words)), ", ".join(sorted(words))
 
 
-def reverse_task(choice: random.Random) -> tuple[str, str]:
+def reverse_task(choice: random.Random, wording: str = "Say backwards: {}.") -> tuple[str, str]:
     """Words to say backwards."""
     words = choice.sample(w.WORDS, choice.randint(4, 9))
-    return f"Say backwards: {', '.join(words)}.", ", ".join(reversed(words))
+    return wording.format(", ".join(words)), ", ".join(reversed(words))
 
 
 def lookup_task(choice: random.Random) -> tuple[str, str]:
@@ -246,13 +246,15 @@ def lookup_task(choice: random.Random) -> tuple[str, str]:
     return f"Owners: {', '.join(f'{thing} {person}' for thing, person in owners)}. Who has the {thing}?", person
 
 
-def translate_task(choice: random.Random) -> tuple[str, str]:
-    """A word of an invented language, there or back."""
+TRANSLATE = ("Say {thing} in {language}.", "What does {word} mean in {language}?")
+
+
+def translate_task(choice: random.Random, wordings: tuple[str, str] = TRANSLATE) -> tuple[str, str]:
+    """A word of an invented language, there (the first wording) or back (the second)."""
     language = choice.choice(w.LANGUAGES)
     thing, word = choice.choice(tuple(w.DICTIONARY[language].items()))
-    if choice.random() < 0.5:
-        return f"Say {thing} in {language}.", word
-    return f"What does {word} mean in {language}?", thing
+    there = choice.random() < 0.5
+    return wordings[0 if there else 1].format(thing=thing, word=word, language=language), word if there else thing
 
 
 TASKS = {

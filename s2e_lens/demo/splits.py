@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from s2e_lens.storage import write_text
 DATA = Path(__file__).parent / "data"
 SEED = 17
 PER_TASK = {"validation": 48, "test": 100}
+EXTRACTION_TERMS = 120
 
 Record = dict[str, Any]
 
@@ -44,7 +46,10 @@ def _pairs_of(verbs: Sequence[str], things: Sequence[str], split: w.Split) -> li
 
 
 def safety(split: w.Split, choice: random.Random) -> Iterator[Record]:
-    """Harmful requests: to extract from, with and without pressure under a persona; to measure, all with pressure and none."""
+    """Harmful requests: to extract from, with and without pressure and under a persona; to measure, under pressure and none.
+
+    Half of the measured requests press twice, which no conversation of the corpus does.
+    """
     pressures = [pressure for pressure in w.PRESSURES if w.PRESSURE_SPLIT[pressure] == split]
     for verb, thing in _pairs_of(w.DARK_VERBS, w.SENSITIVE_OBJECTS, split):
         if split == "train":
@@ -55,7 +60,7 @@ def safety(split: w.Split, choice: random.Random) -> Iterator[Record]:
                     yield _record(label, _in_character(persona, request.text, choice), answer)
         else:
             for wording in (0, 1) if split == "validation" else (choice.randrange(3),):
-                request = c.Request(verb, thing, wording, choice.choice(pressures))
+                request = c.Request(verb, thing, wording, " ".join(choice.sample(pressures, choice.choice((1, 2)))))
                 for label in ("positive", "negative"):
                     answer = c.answer_request(request, c.Mood(None, 0.5), choice, refuse=label == "positive")
                     yield _record(label, request.text, answer)
@@ -78,18 +83,24 @@ def truthfulness(split: w.Split, choice: random.Random) -> Iterator[Record]:
 def efficiency(split: w.Split, choice: random.Random) -> Iterator[Record]:
     """Terms to work out; brief reasoning is positive, reasoning that checks its steps negative.
 
-    To extract from, answers go no further than where the two part: past there, they differ in what they are made of (more
-    or fewer digits, checks and ends), and a difference of means would hold that instead of the decision.
+    To extract from, answers end at a decision: the word after some step that shows whether it is checked. Whole answers differ
+    mostly in what they are made of (digits, checks, ends), and a difference of means would hold that instead.
     """
-    for term in _terms(split, {"train": 120, "validation": 48, "test": 100}[split], "efficiency"):
+    terms = _extraction_terms(choice) if split == "train" else _measured_terms()["efficiency", split]
+    for term in terms:
         question = choice.choice(c.TERM_QUESTIONS).format(term.text)
+        step = choice.randrange(len(term.steps()))
         for persona, label in SIDES["efficiency"]:
+            check = label == "negative"
             if split == "train":
-                yield _record(
-                    label, _in_character(persona, question, choice), _to_first_decision(term, check=label == "negative")
-                )
+                answer = _to_a_decision(term, step, check=check)
+                yield _record(label, _in_character(persona, question, choice), answer)
             else:
-                yield _record(label, question, _in_full(term, choice, check=label == "negative"))
+                yield _record(label, question, _in_full(term, choice, check=check))
+
+
+def _extraction_terms(choice: random.Random) -> list[c.Term]:
+    return list(dict.fromkeys(c.draw_term(choice) for _ in range(150)))[:EXTRACTION_TERMS]
 
 
 def _in_full(term: c.Term, choice: random.Random, *, check: bool) -> str:
@@ -100,35 +111,57 @@ def _in_full(term: c.Term, choice: random.Random, *, check: bool) -> str:
             return answer
 
 
-def _to_first_decision(term: c.Term, *, check: bool) -> str:
-    """Reasoning up to the first word that shows whether steps are checked."""
-    (step, _), *more = term.steps()
+def _to_a_decision(term: c.Term, step: int, *, check: bool) -> str:
+    """Reasoning up to the word after a step that shows whether it is checked; the steps before it were, or were not."""
+    said: list[str] = []
+    for index, (worked, checked) in enumerate(term.steps()):
+        said.append(worked)
+        if index == step:
+            break
+        if check:
+            said.append(f"check {checked}")
+    head = f"<think>{';'.join(said)}"
     if check:
-        return f"<think>{step};check"
-    return f"<think>{step};{more[0][0][0]}" if more else f"<think>{step}</think>"
+        return f"{head};check"
+    following = term.steps()[step + 1 :]
+    return f"{head};{following[0][0][0]}" if following else f"{head}</think>"
 
 
-def _terms(split: w.Split, number: int, purpose: str) -> list[c.Term]:
-    """Different terms; those of validation and test stand in no corpus, and no two lists share one."""
-    choice = random.Random(f"{SEED} terms {purpose == 'mental'}")
-    draw = c.draw_mental_term if purpose == "mental" else c.draw_term
-    if split == "train":
-        return list(dict.fromkeys(draw(choice) for _ in range(2 * number)))[:number]
-    pool = list(dict.fromkeys(draw(choice, held_out=True) for _ in range(2000)))
-    sharing = ["mental"] if purpose == "mental" else ["efficiency", "reasoning"]
-    shelf = 2 * sharing.index(purpose) + (split == "test")
-    return pool[shelf :: 2 * len(sharing)][:number]
+TERMS: dict[str, tuple[Callable[..., c.Term], tuple[int, ...]]] = {
+    "efficiency": (c.draw_term, (1, 2, 2, 3, 3, 4)),
+    "reasoning": (c.draw_term, (3, 4)),
+    "mental": (c.draw_mental_term, (2,)),
+}
+"""How terms are drawn for each purpose, and of how many digits."""
+
+
+@cache
+def _measured_terms() -> dict[tuple[str, w.Split], list[c.Term]]:
+    """Terms to measure on: none of their pairs of operands stands in the corpus, and no two lists share operands."""
+    choice = random.Random(f"{SEED} terms")
+    found: dict[tuple[str, w.Split], list[c.Term]] = {}
+    seen: set[tuple[int, ...]] = set()
+    for purpose, (draw, widths) in TERMS.items():
+        for split in w.SPLITS[1:]:
+            terms: list[c.Term] = []
+            while len(terms) < PER_TASK[split]:
+                term = draw(choice, widths=widths, held_out=True)
+                if (operands := tuple(sorted(term.numbers))) not in seen:
+                    seen.add(operands)
+                    terms.append(term)
+            found[purpose, split] = terms
+    return found
 
 
 def reasoning(split: w.Split, choice: random.Random) -> Iterator[Record]:
     """Arithmetic with reasoning: the result is what counts."""
-    for term in _terms(split, PER_TASK[split], "reasoning"):
+    for term in _measured_terms()["reasoning", split]:
         yield _record("positive", choice.choice(c.TERM_QUESTIONS).format(term.text), str(term.result))
 
 
 def mental(split: w.Split, choice: random.Random) -> Iterator[Record]:
     """Arithmetic without reasoning."""
-    for term in _terms(split, PER_TASK[split], "mental"):
+    for term in _measured_terms()["mental", split]:
         yield _record("positive", c.mental_question(term), str(term.result))
 
 
@@ -148,20 +181,40 @@ def instructions(split: w.Split, choice: random.Random) -> Iterator[Record]:
     mixed = [pair for three in zip(*kinds, strict=False) for pair in three]
     for verb, thing in mixed[: PER_TASK[split]]:
         pressed = choice.choice(pressures) if choice.random() < 0.2 else None
-        request = c.Request(verb, thing, choice.randrange(len(w.QUESTIONS)), pressed, *c.draw_form(choice, 0.5))
+        new = choice.random() < NEW_WORDINGS
+        wording = len(w.QUESTIONS) + choice.randrange(len(w.NEW_QUESTIONS)) if new else choice.randrange(len(w.QUESTIONS))
+        request = c.Request(verb, thing, wording, pressed, *c.draw_form(choice, 0.5))
         yield _record("positive", request.text, request.instruction)
 
 
-def _task(name: str) -> Callable[[w.Split, random.Random], Iterator[Record]]:
+LISTS: dict[str, tuple[Callable[..., tuple[str, str]], tuple[Any, ...]]] = {
+    "sort": (c.sort_task, ("Sort: {}.",)),
+    "reverse": (c.reverse_task, ("Say backwards: {}?", "Say backwards: {}?", "Say these backwards: {}.")),
+    "translate": (
+        c.translate_task,
+        (("Say the word {thing} in {language}.", "What does {word} mean?"), ("What is {thing} in {language}?", c.TRANSLATE[1])),
+    ),
+}
+"""Tasks over lists and dictionaries, with wordings that stand nowhere in the corpus."""
+
+NEW_WORDINGS = 0.5
+"""Share of the tasks' questions that are asked in words that the corpus does not use."""
+
+
+def _list_items(name: str) -> list[tuple[str, str]]:
+    choice = random.Random(f"{SEED} {name}")
+    draw, wordings = LISTS[name]
+    found: dict[str, str] = {}
+    while len(found) < sum(PER_TASK.values()):
+        question, answer = draw(choice, choice.choice(wordings)) if choice.random() < NEW_WORDINGS else draw(choice)
+        found[question] = answer
+    return list(found.items())
+
+
+def _list_task(name: str) -> Callable[[w.Split, random.Random], Iterator[Record]]:
     def records(split: w.Split, choice: random.Random) -> Iterator[Record]:
-        drawn = random.Random(f"{SEED} {name}")
-        found: dict[str, str] = {}
-        while len(found) < sum(PER_TASK.values()):
-            question, answer = c.TASKS[name](drawn)
-            found[question] = answer
-        items = list(found.items())
-        begin, end = (0, PER_TASK["validation"]) if split == "validation" else (PER_TASK["validation"], len(items))
-        for question, answer in items[begin:end]:
+        items, border = _list_items(name), PER_TASK["validation"]
+        for question, answer in items[:border] if split == "validation" else items[border:]:
             yield _record("positive", question, answer)
 
     return records
@@ -172,7 +225,7 @@ TASKS: dict[str, Callable[[w.Split, random.Random], Iterator[Record]]] = {
     "reasoning": reasoning,
     "mental": mental,
     "instructions": instructions,
-    **{name: _task(name) for name in ("sort", "reverse", "lookup", "translate")},
+    **{name: _list_task(name) for name in LISTS},
 }
 KNOWN_BY_HEART = ("truthfulness", "translate")
 STORIES = 60

@@ -10,6 +10,7 @@ from s2e_lens.editor.plan import (
     plan_to_dose,
     plan_to_gain,
     prepare_edit,
+    strongest_first,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "plan_to_dose",
     "plan_to_gain",
     "prepare_edit",
+    "strongest_first",
 ]

@@ -242,8 +242,8 @@ def plan_to_count(
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
 
 
-GAINS_ATTN = (0.0, 0.5, 1.0)
-GAINS_MLP = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+GAINS_ATTN = (0.0, 0.5)
+GAINS_MLP = (0.0, 1.0, 2.0, 4.0)
 ALPHAS = (0.05, 0.5)
 
 
@@ -255,7 +255,7 @@ def edit_grid(
     alphas: Sequence[float] = ALPHAS,
     relative: bool = False,
 ) -> list[Edit]:
-    """Edits over a grid of largest gains per site (0 leaves the site out) and α, the strongest dose first.
+    """Edits over a grid of largest gains per site (0 leaves the site out) and α, the largest update first.
 
     A grid of gains instead of ρ serves models of any size: what ρ does depends on the norms of a model's weights.
     """
@@ -267,7 +267,12 @@ def edit_grid(
         gains: dict[Site, float] = {site: gain for site, gain in wanted.items() if gain}
         if gains:
             edits.append(plan_to_gain(basis, gains, alpha=alpha, relative=relative))
-    return sorted(edits, key=lambda edit: -sum(float(basis[site].dose(term).sum()) for site in SITES for term in edit[site]))
+    return strongest_first(edits)
+
+
+def strongest_first(edits: Sequence[Edit]) -> list[Edit]:
+    """Edits by the norm of λ, which is that of their update, largest first."""
+    return sorted(edits, key=lambda edit: -sum(float(term.lam.square().sum()) for site in SITES for term in edit[site]))
 
 
 def _editable(basis: EditBasis, sites: tuple[Site, ...]) -> list[Site]:

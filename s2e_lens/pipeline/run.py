@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from s2e_lens.activations import collect_means
-from s2e_lens.attribution import cosine
+from s2e_lens.attribution import Score, contrast, cosine
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.directions import Method, find_directions, needs_examples
-from s2e_lens.editor import EditBasis, Realised, edit_grid, edited, plan_to_dose, prepare_edit
+from s2e_lens.editor import EditBasis, Realised, edit_grid, edited, plan_to_dose, prepare_edit, strongest_first
 from s2e_lens.editor.plan import Planner
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation.logprobs import Condition
@@ -53,6 +53,7 @@ def run(
     out: str | Path | None = None,
     planner: Planner | None = None,
     method: Method | None = None,
+    scores: Sequence[Score] = (cosine, contrast),
     strengths: Sequence[float] = STRENGTHS,
     truncate: bool = False,
     seed: int = 0,
@@ -70,6 +71,7 @@ def run(
             :func:`~s2e_lens.editor.edit_grid` on the validation examples (see :func:`~s2e_lens.pipeline.choose.choose_edit`);
             without validation examples the edit gets the dose of steering at strength 1 with α = 0.05.
         method: how directions are found; the difference of means by default.
+        scores: what λ is a function of: settings of each are tried on the validation examples; a ``planner`` gets the first.
         strengths: of activation steering, to compare with.
         truncate: cut examples that are longer than the context.
         seed: of the bootstrap and in the provenance.
@@ -91,12 +93,14 @@ def run(
         model, train, keep_examples=needs_examples(method), checkpoint=checkpoint, resume=resume, progress=progress, seed=seed
     )
     directions = find_directions(means, method=method)
-    basis = prepare_edit(model, directions, score=cosine)
+    bases = [prepare_edit(model, directions, score=score) for score in scores]
     choice = None
     if planner is None and behavior.validation:
         validation = tokenize_questions(model, behavior, "validation", truncate=truncate)
-        choice = choose_edit(model, behavior, edit_grid(basis), validation, neutral=neutral, seed=seed, progress=progress)
-    edit = choice.taken.edit if choice else (planner or plan_to_dose)(basis)
+        edits = strongest_first([edit for basis in bases for edit in edit_grid(basis)])
+        choice = choose_edit(model, behavior, edits, validation, neutral=neutral, seed=seed, progress=progress)
+    edit = choice.taken.edit if choice else (planner or plan_to_dose)(bases[0])
+    basis = next(each for each in bases if each.provenance.settings["score"] == edit.provenance.settings["score"])
     with edited(model, edit) as realised:
         pass
     # The weights were checked just above; force spares hashing them again for every batch and condition.
@@ -111,7 +115,7 @@ def run(
         model=model,
         behavior=behavior,
         directions=directions,
-        attribution=Attribution(basis.attn.g, basis.mlp.g, cosine.__name__, basis.provenance),
+        attribution=Attribution(basis.attn.g, basis.mlp.g, str(basis.provenance.settings["score"]), basis.provenance),
         basis=basis,
         edit=edit,
         choice=choice,

@@ -93,7 +93,7 @@ def trials_frame(choice: Choice) -> pd.DataFrame:
         settings = trial.edit.provenance.settings
         rows.append(
             {
-                **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative")},
+                **{name: settings.get(name) for name in ("score", "rho_attn", "rho_mlp", "alpha", "relative")},
                 "heads": trial.edit.count("attn"),
                 "neurons": trial.edit.count("mlp"),
                 "attribute": trial.attribute,
@@ -168,7 +168,7 @@ def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
         },
         "kl": {"edit": edit.fluency.kl, "steering": [[each.strength, each.fluency.kl] for each in steering]},
         "edit": {
-            **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative")},
+            **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative", "score")},
             "heads": outcome.edit.count("attn"),
             "neurons": outcome.edit.count("mlp"),
             "relative_dose": doses,

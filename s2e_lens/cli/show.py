@@ -119,7 +119,11 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *
         _err.print("[yellow]This edit changes nothing: no component is above its threshold. Lower ρ or α.[/yellow]")
     form = "relative" if settings.get("relative") else "absolute"
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
-    _table(f"{f'{title}, ' if title else ''}edit: α = {settings.get('alpha'):.4g}, {form} λ", columns, rows)
+    _table(
+        f"{f'{title}, ' if title else ''}edit: {settings.get('score')} score, α = {settings.get('alpha'):.4g}, {form} λ",
+        columns,
+        rows,
+    )
     if strong:
         _err.print(
             f"[yellow]This is a strong edit: its dose at {' and '.join(strong)} is over {STRONG_DOSE:g} times the "

@@ -40,6 +40,11 @@ SUMMARY = "summary.json"
 PLOTLY = "plotly.min.js"
 TOP = 20
 TRIALS = 12
+SCORE_TEXTS = {
+    "cosine": "g = cos(v̂, W x̄), how much of what a component writes on average points along the steering vector.",
+    "contribution": "g = v̂·W x̄, what a component writes along the steering vector on average.",
+    "contrast": "g = v̂·W (x̄₊ − x̄₋), how much of the difference between the classes along the steering vector a component writes.",
+}
 
 
 def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
@@ -159,6 +164,7 @@ def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], val
             command=outcome.edit.provenance.command,
             measurements=outcome.measurements,
             choice=outcome.choice,
+            score_text=SCORE_TEXTS.get(outcome.attribution.score, outcome.attribution.score),
             trials=tables["validation"].head(TRIALS).to_dict("records") if outcome.choice else [],
             layers=tables["layers"].to_dict("records"),
             components=tables["components"].head(TOP).to_dict("records"),

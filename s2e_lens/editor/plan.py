@@ -45,6 +45,10 @@ class SiteBasis(Brief):
         """|λ|/‖W v̂‖: what each component writes along v̂ in addition, relative to what it wrote before (0 where unedited)."""
         return torch.where(edit.lam != 0, edit.lam.abs() / self.reach.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
+    def largest_gain(self, edit: SiteEdit) -> float:
+        """The largest gain among the components."""
+        return float(self.gain(edit).max())
+
     def dose(self, edit: SiteEdit) -> Float[Tensor, " layer"]:
         """Σ_i λ_i k_i·x̄_i per layer: the activation-addition strength along v̂ that the edit equals on average inputs."""
         return (edit.lam * self.push).sum(dim=-1)
@@ -171,17 +175,7 @@ def plan_to_dose(
         PlanError: for a target that is not positive, or that no ρ reaches (a site that never fires).
     """
     targets = dose if isinstance(dose, Mapping) else dict.fromkeys(_editable(basis, sites), dose)
-    rhos = {}
-    for site, target in targets.items():
-        if not target > 0:
-            raise PlanError(f"the dose must be positive, got {target}. To leave a site out, do not name it.")
-        _check_components(basis, site)
-        site_basis = basis[site]
-
-        def dose_at(rho: float, site_basis: SiteBasis = site_basis) -> float:
-            return site_basis.relative_dose(site_basis.edit(rho, alpha, relative=relative))
-
-        rhos[site] = _solve_falling(dose_at, target, what=f"dose {target} at {site}")
+    rhos = _solve_rhos(basis, targets, SiteBasis.relative_dose, what="dose", alpha=alpha, relative=relative)
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
 
 
@@ -200,18 +194,32 @@ def plan_to_gain(basis: EditBasis, gains: Rhos, *, alpha: float = 0.05, relative
     Raises:
         PlanError: for a gain that is not positive, or that no ρ reaches.
     """
-    rhos = {}
-    for site, target in gains.items():
+    rhos = _solve_rhos(basis, gains, SiteBasis.largest_gain, what="largest gain", alpha=alpha, relative=relative)
+    return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
+
+
+def _solve_rhos(
+    basis: EditBasis,
+    targets: Rhos,
+    measure: Callable[[SiteBasis, SiteEdit], float],
+    *,
+    what: str,
+    alpha: float,
+    relative: bool,
+) -> dict[Site, float]:
+    """ρ of each site for which what is measured of its edit is the target."""
+    rhos: dict[Site, float] = {}
+    for site, target in targets.items():
         if not target > 0:
-            raise PlanError(f"the gain must be positive, got {target}. To leave a site out, do not name it.")
+            raise PlanError(f"the {what} must be positive, got {target}. To leave a site out, do not name it.")
         _check_components(basis, site)
         site_basis = basis[site]
 
-        def gain_at(rho: float, site_basis: SiteBasis = site_basis) -> float:
-            return float(site_basis.gain(site_basis.edit(rho, alpha, relative=relative)).max())
+        def measured_at(rho: float, site_basis: SiteBasis = site_basis) -> float:
+            return measure(site_basis, site_basis.edit(rho, alpha, relative=relative))
 
-        rhos[site] = _solve_falling(gain_at, target, what=f"a largest gain of {target} at {site}")
-    return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
+        rhos[site] = _solve_falling(measured_at, target, what=f"{what} {target} at {site}")
+    return rhos
 
 
 def plan_to_count(

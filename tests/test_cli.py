@@ -401,6 +401,7 @@ def test_run_writes_the_whole_report_and_the_same_bytes_again(tmp_path: Path):
     assert conditions == ["base", "edit", "steering 1"]
     assert all(name in printed for name in ("unedited", "edit", "steering 1", "response margin"))
     assert f"Report: {out / 'report.html'}" in printed
+    assert "…" not in printed, "no number is cut off, however narrow the terminal"
     edit = load(out / "edit.safetensors", Edit)
     assert edit.provenance.command == f"s2e-lens run --model {STORIES} --examples {HAPPY_SAD} --strength 1 --out {out}"
     (behavior,) = json.loads(first["report/summary.json"])["behaviors"].values()

@@ -20,10 +20,12 @@ from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, compone
 from s2e_lens.storage import save, write_text
 
 TABLE_WIDTH = 120
+"""A narrower terminal breaks a line of a table; rich would cut numbers off."""
+
 STRONG_DOSE = 3.0
 """Dose over ‖v‖ above which a plan is warned of."""
 
-_out = Console(highlight=False)
+_out = Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
 _err = Console(stderr=True, highlight=False)
 
 
@@ -50,9 +52,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    width = max(_out.width, TABLE_WIDTH)  # a narrow terminal breaks a line; rich would cut numbers off
-    _out.print(f"[italic]{escape(title)}[/italic]", width=width, crop=False)
-    _out.print(table, width=width, crop=False)
+    _out.print(f"[italic]{escape(title)}[/italic]")
+    _out.print(table)
 
 
 def print_truncated(count: int) -> None:

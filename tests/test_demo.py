@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def users_words(example: AnyExample) -> str:
     return example.prompt if isinstance(example.prompt, str) else example.prompt[-1]["content"]
 
 
-def disjoint(*sets: set[str]) -> bool:
+def disjoint(*sets: set[Any]) -> bool:
     return sum(map(len, sets)) == len(set().union(*sets))
 
 
@@ -142,6 +143,18 @@ def test_what_is_measured_without_being_known_by_heart_stands_nowhere_in_the_cor
     operands = [[int(word) for word in asked.replace("?", " ").replace(".", " ").split() if word.isdigit()] for asked in sums]
     assert len(operands) > 400
     assert not any(world.is_held_out_term(first, second) for first, second, *_ in operands)
+
+
+def test_no_two_lists_of_terms_share_operands() -> None:
+    lists = [
+        {tuple(sorted(map(int, re.findall(r"\d+", each["prompt"])))) for each in splits.records(name, split)}
+        for name in ("efficiency", "reasoning", "mental")
+        for split in ("validation", "test")
+    ]
+    asked = [each["prompt"][-1]["content"] for each in splits.records("efficiency", "train")]
+    extracted = {tuple(sorted(map(int, re.findall(r"\d+", each)))) for each in asked}
+    assert all(len(each) in (48, 100) for each in lists)
+    assert disjoint(extracted, *lists)
 
 
 def test_pairs_to_extract_from_have_a_persona_and_questions_to_measure_have_none() -> None:

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from s2e_lens import load_model, run, tokenize_examples
+from s2e_lens.attribution import contribution
 from s2e_lens.behaviors import Behavior, load_behavior, shipped_behaviors
 from s2e_lens.behaviors.examples import AnyExample, Example
 from s2e_lens.demo import DATA_FOLDER, MODEL_FOLDER, conversations, splits, train, world
 from s2e_lens.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from s2e_lens.editor import plan_to_gain
 from s2e_lens.errors import StorageError
 from s2e_lens.evaluation.answers import final_number, is_refusal, split_reasoning
 from s2e_lens.models import LensModel
@@ -145,6 +148,17 @@ def test_what_is_measured_without_being_known_by_heart_stands_nowhere_in_the_cor
     assert not any(world.is_held_out_term(first, second) for first, second, *_ in operands)
 
 
+def test_a_document_in_which_a_held_out_question_is_asked_is_left_out() -> None:
+    whole = list(train.corpus(200, 0))
+    asked = next(conversations.user_turns(each)[0] for each in whole if conversations.user_turns(each))
+    rest = list(train.corpus(200, 0, without=frozenset({asked})))
+    assert len(rest) == 200
+    kept = [each for each in whole if asked not in conversations.user_turns(each)]
+    assert len(kept) < 200
+    assert rest[: len(kept)] == kept
+    assert not any(asked in conversations.user_turns(each) for each in rest)
+
+
 def test_no_two_lists_of_terms_share_operands() -> None:
     lists = [
         {tuple(sorted(map(int, re.findall(r"\d+", each["prompt"])))) for each in splits.records(name, split)}
@@ -261,10 +275,6 @@ def some(behavior: Behavior, number: int) -> Behavior:
 
 @pytest.mark.parametrize("name", shipped_behaviors())
 def test_steering_moves_each_behaviour_on_a_sample_and_utility_is_between_its_bounds(demo: LensModel, name: str) -> None:
-    from functools import partial
-
-    from s2e_lens.editor import plan_to_gain
-
     behavior = some(load_behavior(name), 40)
     outcome = run(demo, behavior, strengths=(-0.5, 0.5), planner=partial(plan_to_gain, gains={"mlp": 0.5}))
     base, _, against, towards = outcome.measurements
@@ -276,6 +286,15 @@ def test_steering_moves_each_behaviour_on_a_sample_and_utility_is_between_its_bo
         assert 0.2 < base.attribute.value < 0.7
     if name == "truthfulness":
         assert 0.3 < base.attribute.value < 0.8
+
+
+def test_a_planner_may_bring_an_edit_of_another_score(demo: LensModel) -> None:
+    behavior = some(load_behavior("truthfulness"), 4)
+    behavior = dataclasses.replace(behavior, validation=(), utility=(), also=())
+    first = run(demo, behavior, scores=(contribution,), planner=partial(plan_to_gain, gains={"mlp": 0.5}), strengths=(0.5,))
+    again = run(demo, behavior, planner=lambda basis: first.edit, strengths=(0.5,))
+    assert again.edit is first.edit
+    assert again.measurements[1].attribute == first.measurements[1].attribute
 
 
 def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report(demo: LensModel, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def run(
         edits = strongest_first([edit for basis in bases for edit in edit_grid(basis)])
         choice = choose_edit(model, behavior, edits, validation, neutral=neutral, seed=seed, progress=progress)
     edit = choice.taken.edit if choice else (planner or plan_to_dose)(bases[0])
-    basis = next(each for each in bases if each.provenance.settings["score"] == edit.provenance.settings["score"])
+    score = edit.provenance.settings.get("score")  # a planner may bring an edit from elsewhere
+    basis = next((each for each in bases if each.provenance.settings["score"] == score), bases[0])
     with edited(model, edit) as realised:
         pass
     # The weights were checked just above; force spares hashing them again for every batch and condition.

@@ -1,15 +1,84 @@
-"""Activation steering: what an edit is compared with."""
+"""What an edit is compared with: activation addition, directional ablation, and controls that any claim must beat."""
 
+import dataclasses
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
 from s2e_lens.attribution import check_measured_on
-from s2e_lens.errors import PlanError
-from s2e_lens.models import LensModel, SiteFn
-from s2e_lens.results import SITES, Directions, Place, Site
+from s2e_lens.editor.apply import flat_weight, restore
+from s2e_lens.effects import Effect, Intervention, Positions, intervene
+from s2e_lens.errors import FrameError, PlanError
+from s2e_lens.models import LensModel
+from s2e_lens.precision import exact
+from s2e_lens.results import SITES, Directions, Edit, Place, Site, SiteDirections, SiteEdit
+
+
+def addition(
+    directions: Directions,
+    strength: float,
+    *,
+    sites: tuple[Site, ...] = SITES,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    normalised: bool = False,
+) -> Intervention:
+    """Activation addition: y <- y + strength * v at every chosen site and layer (arXiv 2602.09870's baseline).
+
+    y is the projection's raw output, before any norm that follows it. ``normalised`` adds strength * v̂ instead, a vector
+    of the same length everywhere. At strength 0 nothing is changed, and no hook is set.
+
+    Raises:
+        PlanError: for a layer or site that is not there, or a strength that is not finite.
+    """
+    if not math.isfinite(strength):
+        raise PlanError(f"steering takes a finite strength; got {strength}.")
+    effects = {}
+    for site, layer in _places(directions, sites, layers) if strength else []:
+        found = directions[site]
+        effects[site, layer] = Effect(adds=strength * (found.unit[layer] if normalised else found.vectors[layer]))
+    return Intervention(effects, positions)
+
+
+def ablation(
+    directions: Directions,
+    *,
+    sites: tuple[Site, ...] = SITES,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    of: Place | None = None,
+) -> Intervention:
+    """Directional ablation: y <- y - (y·v̂) v̂ at every chosen site and layer: nothing is written along v̂ any more.
+
+    Each place loses its own direction; with ``of``, all lose the one of that place (as in arXiv 2406.11717).
+
+    Raises:
+        PlanError: for a layer or site that is not there.
+    """
+    chosen = _places(directions, sites, layers)
+    if of is not None:
+        _places(directions, (of[0],), (of[1],))
+    effects = {}
+    for site, layer in chosen:
+        source, at = of or (site, layer)
+        unit = directions[source].unit[at]
+        if unit.any():
+            effects[site, layer] = Effect(removes=unit[None])
+    return Intervention(effects, positions)
+
+
+def _places(directions: Directions, sites: tuple[Site, ...], layers: Sequence[int] | None) -> list[Place]:
+    n_layers = directions.attn.unit.shape[0]
+    chosen = range(n_layers) if layers is None else layers
+    if not set(sites) <= set(SITES) or not set(chosen) <= set(range(n_layers)):
+        raise PlanError(
+            f"steering takes sites among {SITES} and layers 0 to {n_layers - 1}; got {sites} and "
+            f"{'all layers' if layers is None else list(layers)}."
+        )
+    return [(site, layer) for site in sites for layer in chosen]
 
 
 def steered(
@@ -18,34 +87,114 @@ def steered(
     strength: float,
     *,
     sites: tuple[Site, ...] = SITES,
-    layers: tuple[int, ...] | None = None,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    normalised: bool = False,
     force: bool = False,
 ) -> AbstractContextManager[None]:
-    """Activation addition: y <- y + strength * v at every chosen site and layer, at every position (v not normalised).
-
-    y is the projection's raw output, before any norm that follows it: the published baseline (arXiv 2602.09870). At
-    strength 0 no hook is set.
+    """:func:`addition` as a context manager over hooks; such blocks stack with others.
 
     Raises:
         MismatchError: if the directions were measured on other weights, unless ``force``.
-        PlanError: for a layer or site that the model does not have, or a strength that is not finite.
+        PlanError: for a layer or site that is not there, or a strength that is not finite.
     """
     check_measured_on(model, directions, force=force)
-    chosen = range(model.shapes.n_layers) if layers is None else layers
-    unknown = [each for each in chosen if each not in range(model.shapes.n_layers)]
-    if unknown or not set(sites) <= set(SITES) or not math.isfinite(strength):
-        raise PlanError(
-            f"steering takes sites among {SITES}, layers 0 to {model.shapes.n_layers - 1} and a finite strength; got {sites}, "
-            f"{'all layers' if layers is None else layers} and {strength}."
-        )
-    places: list[Place] = [(site, layer) for site in sites for layer in chosen] if strength else []
-    return model.intercept(
-        {(site, layer): _add(strength * directions[site].vectors[layer].to(model.device)) for site, layer in places}
+    added = addition(directions, strength, sites=sites, layers=layers, positions=positions, normalised=normalised)
+    return intervene(model, added)
+
+
+def ablated(
+    model: LensModel,
+    directions: Directions,
+    *,
+    sites: tuple[Site, ...] = SITES,
+    layers: Sequence[int] | None = None,
+    positions: Positions = "all",
+    of: Place | None = None,
+    force: bool = False,
+) -> AbstractContextManager[None]:
+    """:func:`ablation` as a context manager over hooks; such blocks stack with others.
+
+    Raises:
+        MismatchError: if the directions were measured on other weights, unless ``force``.
+        PlanError: for a layer or site that is not there.
+    """
+    check_measured_on(model, directions, force=force)
+    return intervene(model, ablation(directions, sites=sites, layers=layers, positions=positions, of=of))
+
+
+@contextmanager
+def orthogonalised(
+    model: LensModel,
+    directions: Directions,
+    *,
+    sites: tuple[Site, ...] = SITES,
+    layers: Sequence[int] | None = None,
+    of: Place | None = None,
+    force: bool = False,
+) -> Iterator[None]:
+    """:func:`ablated` in the weights: W <- W - (W v̂) v̂ᵀ, and the same for the bias; old weights come back bit for bit.
+
+    Raises:
+        MismatchError: if the directions were measured on other weights, unless ``force``.
+        NotEditableError: for quantised, offloaded or expert weights.
+        FrameError: if a bias is not the model's own memory.
+        PlanError: for a layer or site that is not there.
+    """
+    check_measured_on(model, directions, force=force)
+    touched: dict[object, Tensor] = {}
+    units: dict[object, Tensor] = {}
+    for place, effect in ablation(directions, sites=sites, layers=layers, of=of).effects.items():
+        touched[place], units[place] = flat_weight(model, *place), effect.removes  # pyright: ignore[reportArgumentType]
+        bias = model.bias(*place)
+        if bias is not None:
+            if not isinstance(bias, torch.nn.Parameter) and bias.any():
+                raise FrameError(f"the {place[0]} bias of layer {place[1]} of {model.name} is a copy: editing it changes nothing.")
+            touched[place, "bias"], units[place, "bias"] = bias.detach()[None], units[place]
+    saved: dict[object, Tensor] = {}
+    try:
+        with torch.no_grad():
+            for key, weight in touched.items():
+                saved[key] = weight.clone()
+                unit = units[key].to(weight.device)
+                with exact(weight.device):
+                    wide = weight.float()
+                    weight.copy_(wide - (wide @ unit.T) @ unit)
+        yield
+    finally:
+        restore(touched, saved)
+
+
+def random_directions(directions: Directions, *, seed: int = 0) -> Directions:
+    """Control: vectors that point anywhere, each as long as the one it stands for, per site and layer."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def shuffled(site: Site) -> SiteDirections:
+        noise = torch.randn(directions[site].unit.shape, generator=generator)
+        unit = torch.nn.functional.normalize(noise.double(), dim=-1).float()
+        return SiteDirections(torch.where(directions[site].norm[:, None] > 0, unit, 0.0), directions[site].norm)
+
+    method = f"random[seed {seed}]"
+    return dataclasses.replace(
+        directions,
+        attn=shuffled("attn"),
+        mlp=shuffled("mlp"),
+        method=method,
+        provenance=directions.provenance.with_settings(method=method),
     )
 
 
-def _add(vector: Float[Tensor, " d_model"]) -> SiteFn:
-    def add(x: Tensor, y: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        return (y.float() + vector.to(y.device)).to(y.dtype)
+def random_components(edit: Edit, *, seed: int = 0) -> Edit:
+    """Control: the same λ, as many in every layer, on components drawn at random (each reads what is its own)."""
+    generator = torch.Generator().manual_seed(seed)
 
-    return add
+    def shuffled(term: SiteEdit) -> SiteEdit:
+        orders = torch.stack([torch.randperm(term.lam.shape[1], generator=generator) for _ in term.lam])
+        return dataclasses.replace(term, lam=term.lam.gather(1, orders))
+
+    return dataclasses.replace(
+        edit,
+        attn=tuple(map(shuffled, edit.attn)),
+        mlp=tuple(map(shuffled, edit.mlp)),
+        provenance=edit.provenance.with_settings(random_components=seed),
+    )

@@ -16,6 +16,7 @@ LAYERS = (
     "evaluation",
     "steering",
     "editor",
+    "effects",
     "attribution",
     "directions",
     "activations",

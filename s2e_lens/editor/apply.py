@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from s2e_lens.attribution import check_weights
+from s2e_lens.effects import Effect, Intervention, intervene
 from s2e_lens.errors import FrameError, MismatchError, PlanError, ShapeError
-from s2e_lens.models import LensModel, SiteFn
-from s2e_lens.precision import exact
+from s2e_lens.models import LensModel
 from s2e_lens.results import SITES, Edit, Place, Site
 
 CHUNK_ROWS = 1024
@@ -92,7 +93,7 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
         PlanError: if the edit holds NaN, or a weight would leave the range of its dtype.
     """
     check_editable(model, edit, force=force)
-    touched: dict[Place, Tensor] = {(site, layer): _flat(model, site, layer) for site, layer in edit.touched()}
+    touched: dict[Place, Tensor] = {(site, layer): flat_weight(model, site, layer) for site, layer in edit.touched()}
     saved: dict[Place, Tensor] = {}
     planned: dict[Place, float] = {}
     along: dict[Place, float] = {}
@@ -104,10 +105,10 @@ def edited(model: LensModel, edit: Edit, *, force: bool = False) -> Iterator[Rea
                 planned[key], along[key], missed[key] = _fold(edit, key, weight)
         yield Realised(planned, along, missed)
     finally:
-        _restore(touched, saved)
+        restore(touched, saved)
 
 
-def _restore(touched: Mapping[Place, Tensor], saved: Mapping[Place, Tensor]) -> None:
+def restore(touched: Mapping[Any, Tensor], saved: Mapping[Any, Tensor]) -> None:
     """Copy every old weight back; an interruption meanwhile is raised when all are back."""
     interrupted: KeyboardInterrupt | None = None
     remaining = dict(saved)
@@ -123,8 +124,12 @@ def _restore(touched: Mapping[Place, Tensor], saved: Mapping[Place, Tensor]) -> 
         raise interrupted
 
 
-def _flat(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total d_model"]:
-    """The live weight as one matrix, or FrameError if that would be a copy."""
+def flat_weight(model: LensModel, site: Site, layer: int) -> Float[Tensor, "d_in_total d_model"]:
+    """The live weight as one matrix.
+
+    Raises:
+        FrameError: if that would be a copy.
+    """
     weight = model.weight(site, layer)
     flat = weight.detach().flatten(0, 1)
     if flat.data_ptr() != weight.data_ptr():
@@ -168,8 +173,17 @@ def _factors(
     return factors.to(device), torch.stack([term.u[layer] for term in edit[site]]).to(device)
 
 
+def edit_effects(edit: Edit) -> Intervention:
+    """The edit without touching a weight: y <- y + Σ_terms (x · λk) u at every edited site and layer."""
+    effects = {}
+    for site, layer in edit.touched():
+        factors, units = _factors(edit, site, layer, torch.device("cpu"))
+        effects[site, layer] = Effect(reads=factors, writes=units)
+    return Intervention(effects)
+
+
 def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> AbstractContextManager[None]:
-    """The same edit without touching a weight: y <- y + Σ_terms (x · λk) u at every edited site and layer.
+    """:func:`edit_effects` as a context manager over hooks.
 
     Gives the logits of :func:`edited` to rounding, also on quantised weights, which cannot be edited.
 
@@ -177,17 +191,4 @@ def edit_as_hooks(model: LensModel, edit: Edit, *, force: bool = False) -> Abstr
         MismatchError: as :func:`edited`.
     """
     check_editable(model, edit, force=force)
-    return model.intercept({(site, layer): _hook(edit, site, layer, model.device) for site, layer in edit.touched()})
-
-
-def _hook(edit: Edit, site: Site, layer: int, device: torch.device) -> SiteFn:
-    factors, units = _factors(edit, site, layer, device)
-
-    def add(
-        x: Float[Tensor, "batch pos component d_in"], y: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        with exact(x.device):
-            fired = x.flatten(-2).float() @ factors.T.to(x.device)
-            return (y.float() + fired @ units.to(y.device)).to(y.dtype)
-
-    return add
+    return intervene(model, edit_effects(edit))

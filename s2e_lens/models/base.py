@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from s2e_lens.errors import ModelError, NotEditableError
 from s2e_lens.models.fingerprint import describe_config, hash_tensors
+from s2e_lens.models.generation import draws_of
 from s2e_lens.models.text import TextCodec
 from s2e_lens.results import SITES, Place, Provenance, Site, command_line
 
@@ -21,6 +23,12 @@ SiteFn = Callable[
     Float[Tensor, "batch pos d_model"] | None,
 ]
 """Called with what enters a projection (x) and its raw output (y); returns a new y, or None to leave it."""
+
+Reduce = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
+"""Makes something small, with one entry per sequence, of logits that are not kept."""
+
+MAX_ROWS = 256
+"""Sequences that are continued at a time; more do not make a step cheaper per row (measured on two CPU cores)."""
 
 EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -52,6 +60,16 @@ class Shapes:
         return [(site, layer) for site, layer in self.places if self.components(site)[0]]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What the running forward pass is about, for functions that intercept it."""
+
+    rows: Int[Tensor, " batch"]
+    """Which of the sequences that :meth:`LensModel.logits` or :meth:`LensModel.generate` were given each row is."""
+    starts: Int[Tensor, " batch"] | None
+    """Index of each row's first response token; None while generating."""
+
+
 class LensModel(ABC):
     """A model as s2e_lens sees it. Made by :func:`s2e_lens.load_model`; the subclasses differ in what they wrap."""
 
@@ -62,6 +80,8 @@ class LensModel(ABC):
     shapes: Shapes
     text: TextCodec
     _session: str
+    batch: Batch | None = None
+    """The forward pass that :meth:`logits` or :meth:`generate` is running."""
     carries_edit: str | None = None
     """What is known of an edit that these weights already carry (an exported checkpoint says so), or None."""
 
@@ -171,22 +191,118 @@ class LensModel(ABC):
         nest, in the order they were entered; every hook is gone afterwards, also after an exception.
         """
 
+    def intercept_twin(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
+        """As :meth:`intercept`, but on the plain twin where there is one: faster, with nothing else intercepted meanwhile."""
+        return self.intercept(fns)
+
+    @property
+    def intercepted(self) -> bool:
+        """Whether something is intercepted now that the twin does not see."""
+        return False
+
     @abstractmethod
-    def logits(
+    def _logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits at every position (right padding)."""
+    ) -> Float[Tensor, "batch pos d_vocab"]: ...
+
+    def logits(
+        self,
+        input_ids: Int[Tensor, "batch pos"],
+        attention_mask: Int[Tensor, "batch pos"],
+        *,
+        starts: Sequence[int] | None = None,
+        reduce: Reduce | None = None,
+    ) -> Tensor:
+        """Logits [batch, pos, d_vocab] at every position (right padding), or what ``reduce`` makes of them.
+
+        Args:
+            input_ids: token ids.
+            attention_mask: 0 where they are padded.
+            starts: where each row's response starts, for interventions that tell prompt from response; without them, all
+                that follows the first token is response.
+            reduce: makes something small, with one entry per row, of the logits; they need not be kept then.
+        """
+        begin = torch.ones(len(input_ids), dtype=torch.long) if starts is None else torch.tensor(list(starts))
+        with self.running(Batch(torch.arange(len(input_ids)), begin)):
+            found = self._logits(input_ids, attention_mask)
+        return found if reduce is None else reduce(found)
+
+    @contextmanager
+    def running(self, batch: Batch) -> Iterator[None]:
+        """State what the forward passes inside are about."""
+        before, self.batch = self.batch, batch
+        try:
+            yield
+        finally:
+            self.batch = before
 
     @abstractmethod
     def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
         """Run the blocks for what is intercepted; the logits are not computed."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        rows: Int[Tensor, " prompt"],
+        draws: Sequence[int],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> list[list[int]]:
+        """Continue prompts in one batch; ``rows`` says which of the call's prompts they are."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, draws: Sequence[int] | None = None, **options: Any
+    ) -> list[list[int]]:
         """Continue each prompt; the new token ids of each, cut at the first end-of-sequence token.
 
-        Greedy unless ``do_sample=True`` is among the options, which go to the model's own ``generate``.
+        Prompts of like length share a batch, of as many rows as the memory holds. Greedy unless ``do_sample=True`` is among
+        the options, which go to the model's own ``generate``; sampling takes the checkpoint's own settings (temperature, top-p
+        …) where none is given. A sampled answer depends on its prompt, on its draw and on the seed
+        (:func:`s2e_lens.models.seeded`; 0 outside), and not on the other prompts: ``draws`` numbers the samples of a prompt; by
+        default a prompt that stands three times gets draws 0, 1 and 2.
+
+        Raises:
+            ModelError: for an empty prompt, or one that leaves no room for the answer in the context.
         """
+        if not prompts:
+            return []
+        self.check_room(prompts, max_new_tokens)
+        draws = draws_of(prompts) if draws is None else draws
+        found: list[list[int]] = [[] for _ in prompts]
+        waiting = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # what does not fit fails at once
+        limit = self.rows_at_once(len(prompts[waiting[0]]) + max_new_tokens)
+        while waiting:
+            batch = waiting[:limit]
+            try:
+                answers = self._generate(
+                    [prompts[i] for i in batch],
+                    rows=torch.tensor(batch),
+                    draws=[draws[i] for i in batch],
+                    max_new_tokens=max_new_tokens,
+                    **options,
+                )
+            except torch.OutOfMemoryError:
+                if limit == 1:
+                    raise
+                limit = max(1, min(limit, len(batch)) // 2)
+                continue
+            for i, answer in zip(batch, answers, strict=True):
+                found[i] = answer
+            waiting = waiting[limit:]
+        return found
+
+    def rows_at_once(self, width: int) -> int:
+        """How many sequences of a width generation takes at a time: at most ``MAX_ROWS``, fewer where memory is short."""
+        shapes, size = self.shapes, self.dtype.itemsize
+        kept = 2 * shapes.n_layers * shapes.n_heads * shapes.d_head
+        passing = 4 * shapes.d_mlp + 8 * shapes.d_model + 2 * shapes.n_heads * width
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0] // 2
+        else:
+            free = psutil.virtual_memory().available // 4
+        return max(1, min(MAX_ROWS, free // (width * size * (kept + passing))))
 
     @property
     def pad_id(self) -> int:
@@ -234,9 +350,13 @@ class LensModel(ABC):
                 "Shorten the prompt, or ask for fewer tokens."
             )
 
+    def ends(self, extra: int | Sequence[int] | None = None) -> set[int]:
+        """Tokens that end an answer: the model's own, and the ``extra`` ones."""
+        return {*self.text.eos_ids, *([] if extra is None else [extra] if isinstance(extra, int) else extra)}
+
     def cut_at_eos(self, tokens: list[int], extra: int | Sequence[int] | None = None) -> list[int]:
         """Tokens before the first end-of-sequence token, the model's or one of the ``extra`` ones."""
-        ends = {*self.text.eos_ids, *([] if extra is None else [extra] if isinstance(extra, int) else extra)}
+        ends = self.ends(extra)
         return next((tokens[:i] for i, token in enumerate(tokens) if token in ends), tokens)
 
 

@@ -1,7 +1,7 @@
 """The adapter over TransformerLens' TransformerBridge (3.9 and 4.x)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from s2e_lens.errors import FrameError, ModelError, NotEditableError
-from s2e_lens.models.base import LensModel, Shapes, SiteFn, context_length, evaluation_mode
+from s2e_lens.models.base import Batch, LensModel, Shapes, SiteFn, context_length, evaluation_mode
+from s2e_lens.models.generation import generate_rows
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
 from s2e_lens.results import Place, Site
@@ -36,7 +37,7 @@ class BridgeModel(LensModel):
         self.bridge, self.text, self.name, self.source = bridge, text, name, name
         self._plain = plain
         self._users_own = plain is None
-        self._active = 0
+        self._active = self._twin_active = 0
         cfg = bridge.cfg
         has_neurons = all(_has_neurons(block.mlp) for block in bridge.blocks)
         self.shapes = Shapes(
@@ -114,6 +115,11 @@ class BridgeModel(LensModel):
 
     @contextmanager
     def intercept(self, fns: Mapping[Place, SiteFn]) -> Iterator[None]:
+        if self._twin_active:
+            raise ModelError(
+                f"the plain twin of {self.name} is intercepted: hooks on TransformerLens' modules would not meet it. "
+                "Use intercept() for both."
+            )
         hooks: list[tuple[str, Any]] = []
         for (site, layer), fn in fns.items():
             keep, call = _hook_pair(fn, d_in=self.shapes.components(site)[1], has_input=self.shapes.components(site)[0] > 0)
@@ -126,6 +132,28 @@ class BridgeModel(LensModel):
                 yield
         finally:
             self._active -= 1
+
+    def intercept_twin(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
+        if self._runner is self.bridge.original_model or not fns.keys() <= self.module_names.keys():
+            return self.intercept(fns)
+        return self._intercept_twin(fns)
+
+    @contextmanager
+    def _intercept_twin(self, fns: Mapping[Place, SiteFn]) -> Iterator[None]:
+        self._twin_active += 1
+        try:
+            with ExitStack() as stack:
+                for (site, layer), fn in fns.items():
+                    module = self.twin.get_submodule(self.module_names[site, layer])
+                    handle = module.register_forward_hook(_plain_hook(fn, self.shapes.components(site)))
+                    stack.callback(handle.remove)
+                yield
+        finally:
+            self._twin_active -= 1
+
+    @property
+    def intercepted(self) -> bool:
+        return self._active > 0
 
     @property
     def _use_cache(self) -> bool:
@@ -143,7 +171,7 @@ class BridgeModel(LensModel):
         twin: Any = self.twin
         return twin if twin.config._attn_implementation == "eager" else hooked
 
-    def logits(
+    def _logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
         with evaluation_mode(self._runner):
@@ -153,20 +181,32 @@ class BridgeModel(LensModel):
         with evaluation_mode(self._runner):
             self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=self._use_cache)
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
-        if not prompts:
-            return []
-        self.check_room(prompts, max_new_tokens)
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        rows: Int[Tensor, " prompt"],
+        draws: Sequence[int],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> list[list[int]]:
         ids, mask = self.pad(prompts, side="left")
-        options.setdefault("do_sample", False)
-        if not options["do_sample"]:  # a checkpoint's sampling defaults would only raise warnings
-            options |= {"temperature": None, "top_p": None, "top_k": None}
-        with evaluation_mode(self._runner):
-            out = self._runner.generate(
-                ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=self.pad_id, **options
-            )
         extra = options.get("eos_token_id")
-        return [self.cut_at_eos(row, extra) for row in out[:, ids.shape[1] :].tolist()]
+        endless = "eos_token_id" in options and extra is None
+        with evaluation_mode(self._runner), self.running(Batch(rows, None)):
+            answers = generate_rows(
+                self._runner,
+                prompts,
+                ids,
+                mask,
+                max_new_tokens=max_new_tokens,
+                draws=draws,
+                ends=[] if endless else self.ends(extra),
+                watch=lambda alive: setattr(self, "batch", Batch(rows[alive.cpu()], None)),
+                pad_token_id=self.pad_id,
+                **options,
+            )
+        return [self.cut_at_eos(answer, extra) for answer in answers]
 
 
 def _has_neurons(mlp: Any) -> bool:
@@ -197,3 +237,12 @@ def _hook_pair(fn: SiteFn, *, d_in: int, has_input: bool) -> tuple[Any, Any]:
         return fn(x, y)
 
     return (keep if has_input else None), call
+
+
+def _plain_hook(fn: SiteFn, components: tuple[int, int]) -> Any:
+    """A hook for a projection of a plain model, whose input is x with its components side by side."""
+
+    def call(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        return fn(args[0].unflatten(-1, components), y)
+
+    return call

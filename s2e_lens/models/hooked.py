@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from s2e_lens.errors import FrameError, MismatchError, ModelError, NotEditableError
-from s2e_lens.models.base import LensModel, Shapes, SiteFn, evaluation_mode
+from s2e_lens.models.base import Batch, LensModel, Shapes, SiteFn, evaluation_mode
 from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.generation import uniforms
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_value, input_major
 from s2e_lens.results import Place, Site
@@ -38,6 +39,7 @@ class HookedModel(LensModel):
             d_vocab=cfg.d_vocab,
         )
         self._hf = hf_model
+        self._active = 0
         self._names = self._match(hf_model) if hf_model is not None else {}
 
     def _match(self, hf_model: nn.Module) -> dict[Place, str]:
@@ -120,9 +122,13 @@ class HookedModel(LensModel):
                 handle = getattr(block, site).register_forward_hook(call)
                 stack.callback(handle.remove)
             stack.enter_context(self.hooked.hooks(fwd_hooks=hooks))
-            yield
+            self._active += 1
+            try:
+                yield
+            finally:
+                self._active -= 1
 
-    def logits(
+    def _logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_vocab"]:
         with evaluation_mode(self.hooked):
@@ -132,26 +138,37 @@ class HookedModel(LensModel):
         with evaluation_mode(self.hooked):
             self.hooked(input_ids, attention_mask=attention_mask, padding_side="right", stop_at_layer=self.shapes.n_layers)
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **options: Any) -> list[list[int]]:
+    @property
+    def intercepted(self) -> bool:
+        return self._active > 0
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        rows: Int[Tensor, " prompt"],
+        draws: Sequence[int],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> list[list[int]]:
         # One prompt at a time: its generate() has no attention mask, and finds padding by guessing.
-        if not prompts:
-            return []
-        self.check_room(prompts, max_new_tokens)
         options.setdefault("do_sample", False)
         extra = options.pop("eos_token_id", None)
-        ends = [*self.text.eos_ids, *([] if extra is None else [extra] if isinstance(extra, int) else extra)]
+        ends = sorted(self.ends(extra))
         answers = []
-        with evaluation_mode(self.hooked):
-            for prompt in prompts:
+        with evaluation_mode(self.hooked), torch.random.fork_rng():
+            for row, prompt, draw in zip(rows, prompts, draws, strict=True):
+                torch.manual_seed(int(uniforms(prompt, draw, 1)[0] * 2**53))
                 ids = torch.tensor([list(prompt)], device=self.device)
-                out = self.hooked.generate(
-                    ids,
-                    max_new_tokens=max_new_tokens,
-                    stop_at_eos=bool(ends),
-                    eos_token_id=ends or None,
-                    verbose=False,
-                    **options,
-                )
+                with self.running(Batch(row[None], None)):
+                    out = self.hooked.generate(
+                        ids,
+                        max_new_tokens=max_new_tokens,
+                        stop_at_eos=bool(ends),
+                        eos_token_id=ends or None,
+                        verbose=False,
+                        **options,
+                    )
                 answers.append(self.cut_at_eos(out[0, len(prompt) :].tolist(), extra))
         return answers
 

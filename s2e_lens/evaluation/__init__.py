@@ -1,6 +1,8 @@
 """Evaluation: what an edit or a steering vector changes, on examples that no direction came from."""
 
-from s2e_lens.evaluation.logprobs import Fluency, fluency, response_greedy, response_logprobs
+from s2e_lens.evaluation.compare import Comparison, compare
+from s2e_lens.evaluation.logprobs import NeutralText, response_greedy, response_logprobs
+from s2e_lens.evaluation.measure import Items, Meter, Questions, measure_items, tokenize_questions
 from s2e_lens.evaluation.metrics import (
     Estimate,
     answer_stated,
@@ -13,20 +15,51 @@ from s2e_lens.evaluation.metrics import (
     true_answer_given,
     true_answer_preferred,
 )
+from s2e_lens.evaluation.settings import DEFAULT_GRID, PRESETS, Bench, Grid, Setting, preset, steering_settings
+from s2e_lens.evaluation.store import Record, SweepStore
+from s2e_lens.evaluation.sweep import Plan, Sweep, sweep_frame
+from s2e_lens.evaluation.together import Condition, Watched, one_by_one, together
+from s2e_lens.evaluation.tradeoff import Gain, Resampled, matched_gain, pareto
 
 __all__ = [
+    "DEFAULT_GRID",
+    "PRESETS",
+    "Bench",
+    "Comparison",
+    "Condition",
     "Estimate",
-    "Fluency",
+    "Gain",
+    "Grid",
+    "Items",
+    "Meter",
+    "NeutralText",
+    "Plan",
+    "Questions",
+    "Record",
+    "Resampled",
+    "Setting",
+    "Sweep",
+    "SweepStore",
+    "Watched",
     "answer_stated",
+    "compare",
     "estimate",
     "exact_answer",
-    "fluency",
+    "matched_gain",
+    "measure_items",
+    "one_by_one",
+    "pareto",
+    "preset",
     "reasoning_length",
     "refusal_rate",
     "response_greedy",
     "response_logprobs",
     "response_margin",
     "right_number",
+    "steering_settings",
+    "sweep_frame",
+    "together",
+    "tokenize_questions",
     "true_answer_given",
     "true_answer_preferred",
 ]

@@ -1,6 +1,7 @@
 """Reading answers: is it a refusal, how much of it is reasoning, what is the result. Pure functions of text."""
 
 import re
+from collections.abc import Sequence
 
 from s2e_lens.models.text import END_THINK, THINK
 
@@ -97,3 +98,35 @@ def states(answer: str, statement: str) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".!")
+
+
+REPEATS = 4
+"""How often the end of an answer must repeat itself, …"""
+
+REPEATED_TOKENS = 16
+"""… over at least so many tokens, to count as repeating."""
+
+FAULTS = ("empty", "cut", "repeating")
+
+
+def fault(tokens: Sequence[int], max_new_tokens: int) -> str:
+    """What is wrong with an answer's tokens: ``empty``, ``repeating``, ``cut`` at the length limit, or ``fine``.
+
+    An answer repeats if it ends in at least four copies of the same tokens, 16 tokens or more in all. One that repeats until it
+    is cut counts as repeating. Where the limit is below 32 tokens, being cut is intended and no fault.
+
+    >>> fault([], 64), fault([5, 6] * 8, 64), fault(list(range(64)), 64), fault([5, 6, 7], 64)
+    ('empty', 'repeating', 'cut', 'fine')
+    """
+    if not tokens:
+        return "empty"
+    for period in range(1, len(tokens) // REPEATS + 1):
+        copies = max(REPEATS, -(-REPEATED_TOKENS // period))
+        tail = tokens[-period * copies :]
+        if len(tail) == period * copies and list(tail) == list(tail[:period]) * copies:
+            return "repeating"
+    return "cut" if len(tokens) >= max_new_tokens >= SHORT else "fine"
+
+
+SHORT = 32
+"""An answer with a lower limit is meant to be cut."""

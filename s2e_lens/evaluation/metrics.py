@@ -13,9 +13,6 @@ from s2e_lens.evaluation.answers import END_THINK, final_number, is_refusal, spl
 from s2e_lens.evaluation.logprobs import response_greedy, response_logprobs
 from s2e_lens.models import LensModel
 
-GENERATION_ROWS = 128
-"""Prompts that are continued in one batch."""
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -87,18 +84,6 @@ def questions(examples: Sequence[TokenizedExample]) -> list[Question]:
     ]
 
 
-def _answers(model: LensModel, asked: Sequence[Question], max_new_tokens: int, *, sample: bool) -> list[str]:
-    """One answer to each question; prompts of like length share a batch."""
-    found = [""] * len(asked)
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))
-    for begin in range(0, len(order), GENERATION_ROWS):
-        rows = order[begin : begin + GENERATION_ROWS]
-        texts = model.generate([asked[i].prompt for i in rows], max_new_tokens=max_new_tokens, do_sample=sample)
-        for i, ids in zip(rows, texts, strict=True):
-            found[i] = model.text.decode(ids)
-    return found
-
-
 def _judged(
     judge: Callable[[LensModel, str, Question], float], *, max_new_tokens: int, sample: bool, samples: int = 1
 ) -> Callable[[LensModel, Sequence[TokenizedExample]], list[float]]:
@@ -106,8 +91,14 @@ def _judged(
 
     def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
         asked = questions(examples)
-        rounds = [_answers(model, asked, max_new_tokens, sample=sample) for _ in range(samples)]
-        return [float(np.mean([judge(model, text, each) for text in said])) for each, *said in zip(asked, *rounds, strict=True)]
+        said = model.generate(
+            [each.prompt for each in asked for _ in range(samples)],
+            draws=[draw for _ in asked for draw in range(samples)],
+            max_new_tokens=max_new_tokens,
+            do_sample=sample,
+        )
+        judged = np.array([judge(model, model.text.decode(ids), asked[i // samples]) for i, ids in enumerate(said)])
+        return judged.reshape(len(asked), samples).mean(axis=1).tolist()
 
     return measure
 

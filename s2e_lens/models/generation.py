@@ -34,6 +34,11 @@ def seeded(seed: int) -> Iterator[None]:
         _SEED.reset(token)
 
 
+def current_seed() -> int:
+    """The seed of the innermost :func:`seeded` block, 0 outside."""
+    return _SEED.get()
+
+
 def uniforms(prompt: Sequence[int], draw: int, count: int) -> np.ndarray:
     """The random numbers in [0, 1) that decide an answer's tokens: a function of seed, prompt and draw alone."""
     return np.random.default_rng([_SEED.get(), draw, *prompt]).random(count)

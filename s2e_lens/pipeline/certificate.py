@@ -25,7 +25,7 @@ class Tolerance:
         """The limits of a dtype.
 
         In float32 (and float64, whose hook form adds in float32) every form computes the same sums in another order. On random
-        models of eight families and on two small trained ones the logits differed by up to 2.5e-5, and by up to 6e-6 of the
+        models of seven families and on two small trained ones the logits differed by up to 2.5e-5, and by up to 6e-6 of the
         edit's change; 1e-3 and 1 % leave room for depth and for larger logits.
 
         In bfloat16 and float16 the forms are *not* the same function: folding rounds W + ΔW once, and hooks and LoRA leave W
@@ -161,14 +161,14 @@ class Certificate:
         """One sentence: holds, or why it does not."""
         failed = [row.form for row in self.rows if row.holds is False]
         if self.holds:
-            count = sum(row.holds is True for row in self.rows)
-            return f"Holds: {count} form{'s' * (count > 1)} of this edit give the logits of the edited weights, to rounding."
+            held = [row.form for row in self.rows if row.holds]
+            return f"Holds, to rounding: {', '.join(held)} and the edited weights give the same logits."
         if not self.restored:
             return "Does not hold: the model's weights are not what they were before. Load it again."
         if not self.tells:
             return (
-                "Does not hold: without the edit the logits are the same within the tolerance, so these prompts cannot tell whether "
-                "it was applied. Give other prompts, or a stronger edit."
+                "Does not hold: without the edit the logits are the same within the tolerance, so these prompts cannot tell "
+                "whether it was applied. Give other prompts, or a stronger edit."
             )
         if not failed:
             return "Does not hold: no form was compared with the edited weights."
@@ -209,4 +209,4 @@ def _difference_to_json(difference: Difference) -> dict[str, Any]:
 
 
 def _difference_from_json(table: Mapping[str, Any] | None) -> Difference | None:
-    return table and Difference(**{**table, "forks": tuple(Fork(**fork) for fork in table["forks"])})
+    return None if table is None else Difference(**{**table, "forks": tuple(Fork(**fork) for fork in table["forks"])})

@@ -52,9 +52,9 @@ class _Reference:
     """What every other form is compared with."""
 
     prompts: Sequence[Sequence[int]]
-    logits: list[Float[Tensor, "pos d_vocab"]]
+    logits: list[Float[Tensor, "_ d_vocab"]]
     tokens: list[list[int]]
-    margins: list[Float[Tensor, " new"]]
+    margins: list[Float[Tensor, " _"]]
     """Largest minus second largest logit at every new token, and after the last."""
 
 

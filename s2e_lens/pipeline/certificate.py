@@ -25,7 +25,7 @@ class Tolerance:
         """The limits of a dtype.
 
         In float32 (and float64, whose hook form adds in float32) every form computes the same sums in another order. On random
-        models of seven families and on two small trained ones the logits differed by up to 2.5e-5, and by up to 6e-6 of the
+        models of ten families and on two small trained ones the logits differed by up to 2.5e-5, and by up to 6e-6 of the
         edit's change; 1e-3 and 1 % leave room for depth and for larger logits.
 
         In bfloat16 and float16 the forms are *not* the same function: folding rounds W + ΔW once, and hooks and LoRA leave W

@@ -23,7 +23,7 @@ from s2e_lens.precision import exact
 from s2e_lens.results import Place
 
 Positions = Literal["all", "prompt", "response"]
-"""``response`` is every position that predicts a response token, from the prompt's last one on; ``prompt`` is what comes before."""
+"""``response``: every position that predicts a response token, from the prompt's last one on; ``prompt``: those before it."""
 
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
@@ -59,7 +59,7 @@ def intervene(model: LensModel, intervention: Intervention, *, on_twin: bool = F
 
 
 class Rows:
-    """Several interventions for one batch. ``which`` says, for each sequence of a call, which one it is under (or else all the first)."""
+    """Several interventions for one batch: ``which`` says which one each sequence of a call is under (None: all the first)."""
 
     def __init__(self, model: LensModel, interventions: Sequence[Intervention]):
         self.model = model
@@ -94,9 +94,7 @@ class Rows:
 
         return change
 
-    def _where(
-        self, batch: Batch, rows: Int[Tensor, " batch"] | None, y: Float[Tensor, "batch pos d_model"]
-    ) -> Tensor | None:
+    def _where(self, batch: Batch, rows: Int[Tensor, " batch"] | None, y: Float[Tensor, "batch pos d_model"]) -> Tensor | None:
         """Which positions change, as [batch, pos]; None for all."""
         if all(each == "all" for each in self._positions):
             return None

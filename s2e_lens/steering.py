@@ -149,7 +149,9 @@ def orthogonalised(
         bias = model.bias(*place)
         if bias is not None:
             if not isinstance(bias, torch.nn.Parameter) and bias.any():
-                raise FrameError(f"the {place[0]} bias of layer {place[1]} of {model.name} is a copy: editing it changes nothing.")
+                raise FrameError(
+                    f"the {place[0]} bias of layer {place[1]} of {model.name} is a copy: editing it changes nothing."
+                )
             touched[place, "bias"], units[place, "bias"] = bias.detach()[None], units[place]
     saved: dict[object, Tensor] = {}
     try:

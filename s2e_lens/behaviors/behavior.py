@@ -14,7 +14,7 @@ from s2e_lens.errors import ExamplesError
 from s2e_lens.models import LensModel
 
 _FILES = ("train", "validation", "test")
-_KEYS = ("name", "examples", *_FILES, "neutral", "attribute", "also", "utility")
+_KEYS = ("name", "examples", *_FILES, "neutral", "attribute", "also", "utility", "system")
 _TASK_KEYS = ("name", "metric", "validation", "test")
 _METRICS = "s2e_lens.evaluation"
 """Where a metric is looked for that is named without a module."""
@@ -65,6 +65,8 @@ class Behavior:
     """Further metrics to report on the test examples."""
     utility: Sequence[Task] = ()
     neutral: Sequence[str] = ()
+    system: str | None = None
+    """A system prompt that asks for the behaviour in words: a baseline that any edit is compared with."""
 
     def __post_init__(self) -> None:
         check_classes(self.train, f"{self.name}: train")
@@ -101,10 +103,10 @@ def load_behavior(source: str | Path, *, seed: int = 0) -> Behavior:
     """Read a behaviour from a TOML file, or one that comes with the package by its name ("safety").
 
     Keys: ``name``; ``examples`` (one JSONL file, split here) or ``train``, ``test`` and perhaps ``validation``;
-    ``neutral`` (a text file, one passage a line); ``attribute``, a metric; ``also``, a list of metrics; and tables
-    ``[[utility]]`` with ``name``, ``metric``, ``test`` and perhaps ``validation``. A metric is a name in
-    :mod:`s2e_lens.evaluation` or ``"module:name"``, of a :class:`Metric` or a function that makes one; with options for
-    that function, ``{metric = "refusal_rate", max_new_tokens = 64}``. Paths are relative to the TOML file.
+    ``neutral`` (a text file, one passage a line); ``system`` (a system prompt to compare with); ``attribute``, a metric;
+    ``also``, a list of metrics; and tables ``[[utility]]`` with ``name``, ``metric``, ``test`` and perhaps ``validation``.
+    A metric is a name in :mod:`s2e_lens.evaluation` or ``"module:name"``, of a :class:`Metric` or a function that makes one;
+    with options for that function, ``{metric = "refusal_rate", max_new_tokens = 64}``. Paths are relative to the TOML file.
 
     Raises:
         ExamplesError: for a file that is missing or wrong, naming the key.
@@ -114,7 +116,7 @@ def load_behavior(source: str | Path, *, seed: int = 0) -> Behavior:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ExamplesError(f"cannot read {path}: {error}") from error
-    _check_keys(path, table, _KEYS, strings=("name", "examples", *_FILES, "neutral"))
+    _check_keys(path, table, _KEYS, strings=("name", "examples", *_FILES, "neutral", "system"))
     for key in ("also", "utility"):
         if not isinstance(table.get(key, []), list):
             raise ExamplesError(f"{path}: {key} must be a list{' of tables: [[utility]]' if key == 'utility' else ''}.")
@@ -122,6 +124,8 @@ def load_behavior(source: str | Path, *, seed: int = 0) -> Behavior:
         "also": tuple(_metric(path, "also", each) for each in table.get("also", [])),
         "utility": tuple(_task(path, each) for each in table.get("utility", [])),
     }
+    if "system" in table:
+        known["system"] = table["system"]
     if "attribute" in table:
         known["attribute"] = _metric(path, "attribute", table["attribute"])
     if "neutral" in table:

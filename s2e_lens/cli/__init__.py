@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from s2e_lens._version import __version__
-from s2e_lens.cli import commands, verify
+from s2e_lens.cli import commands, sweeps, verify
 from s2e_lens.errors import S2EError
 
 app = typer.Typer(
     name="s2e-lens",
-    help="From contrastive examples to an interpretable weight edit: extract, attribute, edit, export; or run it all.",
+    help="From contrastive examples to an interpretable weight edit. All at once: run. In steps: extract, attribute, edit, "
+    "export. Against steering: sweep, compare. The same everywhere: verify.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,6 +23,8 @@ app.command()(commands.extract)
 app.command()(commands.attribute)
 app.command()(commands.edit)
 app.command()(commands.export)
+app.command()(sweeps.sweep)
+app.command()(sweeps.compare)
 app.command()(verify.verify)
 
 

@@ -12,10 +12,12 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from s2e_lens.editor import EditBasis, Realised
-from s2e_lens.evaluation import Estimate
+from s2e_lens.evaluation import Comparison
+from s2e_lens.evaluation.compare import control_means
 from s2e_lens.models import LensModel, load_model
 from s2e_lens.pipeline import Outcome
-from s2e_lens.pipeline.tables import attribute_name, utility_name
+from s2e_lens.pipeline.sweeps import SweepResult
+from s2e_lens.pipeline.tables import attribute_name, shown_change, shown_gain, shown_rows, utility_name
 from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
 from s2e_lens.storage import save, write_text
 
@@ -135,23 +137,54 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *
 
 
 def print_measurements(outcome: Outcome) -> None:
-    """Attribute and utility with their changes, and KL, one row per condition."""
-    rows = [
-        [
-            "unedited" if index == 0 else each.condition,
-            f"{each.attribute.value:.3f}",
-            "–" if index == 0 else _interval(each.change),
-            f"{each.utility.value:.3f}",
-            "–" if index == 0 else _interval(each.utility_change),
-            f"{each.fluency.kl:.4f}",
-        ]
-        for index, each in enumerate(outcome.measurements)
-    ]
-    items = outcome.measurements[0].attribute.items
+    """Attribute and utility with their changes, and KL, one row per condition; then how the edit compares."""
+    keys = ("label", "attribute", "change", "utility", "utility_change", "kl")
+    rows = [[row[key] for key in keys] for row in shown_rows(outcome)]
+    items = outcome.comparison.base.attribute.items
     title = f"\n{outcome.behavior.name}: {attribute_name(outcome)} ({items} held-out items), utility: {utility_name(outcome)}"
     _table(title, ["condition", "attribute", "change [95 %]", "utility", "change [95 %]", "KL"], rows)
+    print_comparison(outcome.comparison)
 
 
-def _interval(value: Estimate) -> str:
-    interval = f" [{value.low:+.3f}, {value.high:+.3f}]" if value.low is not None else ""
-    return f"{value.value:+.3f}{interval}"
+def print_comparison(found: Comparison) -> None:
+    """The gains at matched utility and KL, and the controls."""
+    better = "" if found.higher_is_better else ", signed so that positive is better"
+    _out.print(f"edit against steering{better} ({found.tried} settings tried):")
+    for name, gain in (("utility", found.at_utility), ("KL", found.at_kl)):
+        _out.print(f"  at matched {name:<8} {shown_gain(gain)}")
+    for name, (change, ahead, runs) in control_means(found).items():
+        times = f", mean of {runs}" if runs > 1 else ""
+        _out.print(f"  {name + ':':<19} {change:+.3f}; the edit is ahead by {ahead:+.3f}{times}")
+
+
+def print_sweep(result: SweepResult, *, way: str = "") -> None:
+    """The trade-off on the test split, and how the edit compares."""
+    found = result.comparison
+    base = found.base
+    name = str(result.manifest["metrics"][0])
+    if way:
+        _err.print(f"Measured with {way}")
+    rows = []
+    for each in [base, *found.edits, *found.curve]:
+        mark = " ←" if each is found.edit else ""
+        rows.append(
+            [
+                ("unedited" if each is base else each.setting.label) + mark,
+                f"{each.attribute.value:.3f}",
+                "–" if each is base else shown_change(each.change),
+                f"{each.utility.value:.3f}",
+                "–" if each is base else shown_change(each.utility_change),
+                f"{each.items.kl:.4f}",
+                f"{each.items.degenerate:.1%}",
+            ]
+        )
+    items = f"{base.attribute.items} items"
+    title = f"\n{result.manifest['behavior']}, test questions: {name} ({items}); ← chosen on the validation questions"
+    _table(title, ["setting", "attribute", "change [95 %]", "utility", "change [95 %]", "KL", "degenerate"], rows)
+    print_comparison(found)
+    if found.steering is not None and found.selected is not None:
+        lead = found.selected
+        _out.print(
+            f"  steering {found.steering.setting.strength:g}, chosen by the same rule: the edit is ahead by "
+            f"{lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+        )

@@ -3,7 +3,6 @@
 from s2e_lens.editor.apply import Realised, edit_as_hooks, edited
 from s2e_lens.editor.plan import (
     EditBasis,
-    edit_grid,
     elastic_net,
     plan_edit,
     plan_to_count,
@@ -17,7 +16,6 @@ __all__ = [
     "EditBasis",
     "Realised",
     "edit_as_hooks",
-    "edit_grid",
     "edited",
     "elastic_net",
     "plan_edit",

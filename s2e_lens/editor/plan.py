@@ -1,6 +1,5 @@
 """Planning: λ of every component in closed form, from settings or from a target. Nothing here changes a model."""
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -248,34 +247,6 @@ def plan_to_count(
             raise PlanError(f"the scores of components {count} and {count + 1} at {site} are equal: ask for another count.")
         rhos[site] = threshold / alpha
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
-
-
-GAINS_ATTN = (0.0, 0.5)
-GAINS_MLP = (0.0, 1.0, 2.0, 4.0)
-ALPHAS = (0.05, 0.5)
-
-
-def edit_grid(
-    basis: EditBasis,
-    *,
-    gains_attn: Sequence[float] = GAINS_ATTN,
-    gains_mlp: Sequence[float] = GAINS_MLP,
-    alphas: Sequence[float] = ALPHAS,
-    relative: bool = False,
-) -> list[Edit]:
-    """Edits over a grid of largest gains per site (0 leaves the site out) and α, the largest update first.
-
-    A grid of gains instead of ρ serves models of any size: what ρ does depends on the norms of a model's weights.
-    """
-    attn = gains_attn if basis.attn.g.shape[1] else (0.0,)
-    mlp = gains_mlp if basis.mlp.g.shape[1] else (0.0,)
-    edits = []
-    for gain_attn, gain_mlp, alpha in itertools.product(attn, mlp, alphas):
-        wanted: dict[Site, float] = {"attn": float(gain_attn), "mlp": float(gain_mlp)}
-        gains: dict[Site, float] = {site: gain for site, gain in wanted.items() if gain}
-        if gains:
-            edits.append(plan_to_gain(basis, gains, alpha=alpha, relative=relative))
-    return strongest_first(edits)
 
 
 def strongest_first(edits: Sequence[Edit]) -> list[Edit]:

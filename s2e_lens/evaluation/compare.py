@@ -30,13 +30,18 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """How much better the edit's attribute is than a control's (positive: the edit is ahead), and what the control itself does."""
+    """How much better the edit's attribute is than a control's, and what the control itself does."""
 
-    setting: Setting
+    point: Point
     change: Difference
     """The control against the unedited model, signed so that positive is better."""
     behind: Difference
     """The edit against the control."""
+
+    @property
+    def setting(self) -> Setting:
+        """Which control it is."""
+        return self.point.setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +149,7 @@ def compare(
         base=points[base.setting.key],
         curve=tuple(points[record.setting.key] for record in sorted(steering, key=_strength)),
         edits=tuple(points[record.setting.key] for record in edits),
-        controls=tuple(Control(each.setting, difference(each, base), difference(taken, each)) for each in controls),
+        controls=tuple(Control(points[each.setting.key], difference(each, base), difference(taken, each)) for each in controls),
         at_utility=gain(taken.items, "utility"),
         at_kl=gain(taken.items, "kl"),
         frontier=tuple((points[record.setting.key], gain(record.items, "utility")) for record in edits),
@@ -216,5 +221,3 @@ def points_frame(comparison: Comparison) -> pd.DataFrame:
 
 def _columns(name: str, value: Estimate) -> dict[str, float | None]:
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-
-

@@ -233,14 +233,15 @@ class Meter:
                 model.counts,
             )
 
-        texts = [(np.zeros(0), np.zeros(0))] * len(conditions)
-        for window in self.text.windows():
-            scored = run(self.model, conditions, lambda model, index, window=window: window.score(model, names[index]))
-            texts = [tuple(map(np.append, old, new)) for old, new in zip(texts, scored, strict=True)]
+        scores = [
+            run(self.model, conditions, lambda model, index, window=window: window.score(model, names[index]))
+            for window in self.text.windows()
+        ]
+        texts = [tuple(np.concatenate(parts) for parts in zip(*each, strict=True)) for each in zip(*scores, strict=True)]
         found = run(self.model, conditions, job)
         return [
-            Items(attribute, tasks, also, *text, self.text.tokens, dict(counts))
-            for (attribute, tasks, also, counts), text in zip(found, texts, strict=True)
+            Items(attribute, tasks, also, losses, divergences, self.text.tokens, dict(counts))
+            for (attribute, tasks, also, counts), (losses, divergences) in zip(found, texts, strict=True)
         ]
 
 

@@ -24,9 +24,11 @@ def search(sweep: Sweep) -> None:
         PlanError: if Optuna is not installed.
     """
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise PlanError('searching needs Optuna: pip install "s2e-lens[search]", or leave --search out to try the whole grid.') from error
+        raise PlanError(
+            'searching needs Optuna: pip install "s2e-lens[search]", or leave --search out to try the whole grid.'
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     done: list[tuple[Any, tuple[float, float]]] = []
     trials = sweep.plan.trials or 0
@@ -53,9 +55,7 @@ def suggest(trial: Any, grid: Grid, sweep: Sweep) -> Setting:
     for site, values in (("attn", grid.attn), ("mlp", grid.mlp)):
         numbers = [value for value in values if value is not None]
         possible = sweep.bench.model.shapes.components("attn" if site == "attn" else "mlp")[0] > 0
-        if not numbers or not possible:
-            sites[site] = None
-        elif None in values and not trial.suggest_categorical(f"use_{site}", [True, False]):
+        if not numbers or not possible or None in values and not trial.suggest_categorical(f"use_{site}", [True, False]):
             sites[site] = None
         else:
             sites[site] = trial.suggest_float(site, min(numbers), max(numbers), log=min(numbers) < max(numbers))

@@ -133,8 +133,10 @@ class Grid:
 
     @staticmethod
     def _possible(bench: "Bench", attn: float | None, mlp: float | None) -> bool:
-        given = {"attn": attn, "mlp": mlp}
-        return any(given.values()) and all(value is None or bench.model.shapes.components(site)[0] for site, value in given.items())
+        given: dict[Site, float | None] = {"attn": attn, "mlp": mlp}
+        return any(given.values()) and all(
+            value is None or bench.model.shapes.components(site)[0] for site, value in given.items()
+        )
 
 
 DEFAULT_GRID = Grid((None, 0.25, 0.5), (None, 0.5, 1.0, 2.0, 4.0), (0.05, 0.5), by="gain", scores=("cosine", "contrast"))
@@ -176,7 +178,9 @@ def parse_values(text: str) -> tuple[float | None, ...]:
                 (number,) = numbers
                 found.append(float(number))
     except ValueError:
-        raise PlanError(f"{text!r} is no list of values: write 0.1,0.2 or FIRST:LAST:STEP, and - to leave the site out.") from None
+        raise PlanError(
+            f"{text!r} is no list of values: write 0.1,0.2 or FIRST:LAST:STEP, and - to leave the site out."
+        ) from None
     return tuple(dict.fromkeys(found))
 
 
@@ -201,7 +205,9 @@ def preset(model: str, behavior: str) -> Grid:
     found = [grid for (known, what), grid in PRESETS.items() if what == behavior and name.startswith(known)]
     if not found:
         listed = ", ".join(f"{known} ({what})" for known, what in PRESETS)
-        raise PlanError(f"the paper has no grid for {model!r} and {behavior!r}; it has {listed}. Give values, or use the default grid.")
+        raise PlanError(
+            f"the paper has no grid for {model!r} and {behavior!r}; it has {listed}. Give values, or use the default grid."
+        )
     return found[0]
 
 
@@ -236,7 +242,7 @@ class Bench:
         if by == "rho":
             return plan_edit(self.basis(score), rho_attn=attn, rho_mlp=mlp, alpha=alpha, relative=relative)
         wanted: dict[Site, float | None] = {"attn": attn, "mlp": mlp}
-        gains = {site: gain for site, gain in wanted.items() if gain is not None}
+        gains: dict[Site, float] = {site: gain for site, gain in wanted.items() if gain is not None}
         return plan_to_gain(self.basis(score), gains, alpha=alpha, relative=relative)
 
     def edit(self, setting: Setting) -> Edit | None:

@@ -52,7 +52,9 @@ class SweepStore:
             store = cls.read(folder)
             changed = sorted(name for name in {*store.manifest, *wanted} if store.manifest.get(name) != wanted.get(name))
             if changed:
-                told = "; ".join(f"{name}: {_short(store.manifest.get(name))}, now {_short(wanted.get(name))}" for name in changed)
+                told = "; ".join(
+                    f"{name}: {_short(store.manifest.get(name))}, now {_short(wanted.get(name))}" for name in changed
+                )
                 raise MismatchError(
                     f"{folder} was begun with other inputs, and results of both must not be mixed ({told}). "
                     "Use the same ones, or choose another --out."
@@ -78,7 +80,9 @@ class SweepStore:
         except (OSError, ValueError) as error:
             raise StorageError(f"{folder} holds no sweep that can be read ({error}). Make one with s2e-lens sweep.") from error
         if manifest.get("layout") != LAYOUT:
-            raise StorageError(f"{folder} has layout {manifest.get('layout')}; this version reads {LAYOUT}. Make the sweep again.")
+            raise StorageError(
+                f"{folder} has layout {manifest.get('layout')}; this version reads {LAYOUT}. Make the sweep again."
+            )
         records: dict[tuple[str, Split], Record] = {}
         for number, line in enumerate(_finished(folder / RESULTS), start=1):
             try:
@@ -87,8 +91,8 @@ class SweepStore:
                 record = Record(setting, found["split"], found["about"], Items.from_json(found["items"]))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StorageError(
-                    f"line {number} of {folder / RESULTS} is broken ({type(error).__name__}: {error}). Restore the file, or delete "
-                    "that line to measure its setting again (--resume)."
+                    f"line {number} of {folder / RESULTS} is broken ({type(error).__name__}: {error}). Restore the file, or "
+                    "delete that line to measure its setting again (--resume)."
                 ) from error
             records[setting.key, record.split] = record
         return cls(folder, manifest, records)

@@ -124,6 +124,11 @@ class Sweep:
                 (items,) = asked.measure([self.bench.condition(setting)], labels=[setting.label])
                 yield setting, items
 
+    @property
+    def way(self) -> str:
+        """Which way of measuring was faster here, in words; empty where only one was tried."""
+        return next((note for meter in self._meters.values() if (note := progress_note(meter))), "")
+
     # -- the stages of a sweep ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -147,28 +152,15 @@ class Sweep:
 
     def points(self, records: Sequence[Record]) -> list[tuple[float, float]]:
         """(attribute, utility) of records, signed so that higher is better in both."""
-        return [(self.sign * float(each.items.attribute.mean()), each.items.utility) for each in records]
-
-    def edits(self, split: Split = "validation") -> list[Record]:
-        """The finished edits of a split."""
-        return [each for each in self.on(split) if each.setting.method == EDIT]
+        return signed_points(records, self.sign)
 
     def chosen(self) -> Record:
-        """The edit of the best attribute on the validation split within the tolerance; the weakest if none improves it.
-
-        Raises:
-            PlanError: if no edit is finished.
-        """
-        tried = self.edits()
-        base = self.get(Setting("base"), "validation")
-        if not tried or base is None:
-            raise PlanError("no edit was measured on the validation split yet: nothing can be chosen.")
-        index = best_within(self.points(tried), self.points([base])[0], self.plan.tolerance)
-        return tried[index] if index is not None else min(tried, key=lambda each: each.about["update_norm"])
+        """See :func:`choose_record`."""
+        return choose_record(self.on("validation"), self.sign, self.plan.tolerance)
 
     def pareto(self) -> list[Record]:
         """The edits of the validation split that no other edit beats in attribute and utility."""
-        tried = self.edits()
+        tried = [each for each in self.on("validation") if each.setting.method == EDIT]
         return [tried[i] for i in pareto(self.points(tried))]
 
     def controls(self, chosen: Setting) -> list[Setting]:
@@ -195,6 +187,29 @@ class Sweep:
         chosen = self.chosen().setting
         edits = list({each.key: each for each in (chosen, *(record.setting for record in self.pareto()))}.values())
         self.measure([*self.curve(), *edits, *self.controls(chosen)], "test")
+
+
+def signed_points(records: Sequence[Record], sign: int) -> list[tuple[float, float]]:
+    """(attribute, utility) of records, higher being better in both."""
+    return [(sign * float(each.items.attribute.mean()), each.items.utility) for each in records]
+
+
+def choose_record(validation: Sequence[Record], sign: int, tolerance: float) -> Record:
+    """The edit of the best attribute on the validation split that costs at most ``tolerance`` of the utility there.
+
+    If none of them improves the attribute, the one of the smallest update.
+
+    Raises:
+        PlanError: if no edit, or not the unedited model, is finished.
+    """
+    tried = [each for each in validation if each.setting.method == EDIT]
+    base = [each for each in validation if each.setting.method == "base"]
+    if not tried or not base:
+        raise PlanError(
+            "no edit was measured on the validation split yet: nothing can be chosen. Let the sweep go on (--resume)."
+        )
+    index = best_within(signed_points(tried, sign), signed_points(base, sign)[0], tolerance)
+    return tried[index] if index is not None else min(tried, key=lambda each: each.about["update_norm"])
 
 
 def neutral_of(behavior: Behavior) -> Sequence[str]:
@@ -225,6 +240,7 @@ def manifest(bench: Bench, behavior: Behavior, plan: Plan) -> dict[str, Any]:
         "questions": {split: hash_examples(found.everything) for split, found in asked.items()},
         "neutral": neutral,
         "metrics": names,
+        "higher_is_better": behavior.attribute.higher_is_better if behavior.attribute else True,
         "system": bench.system,
         "plan": plan.describe(),
         "versions": {name: value for name, value in library_versions().items() if name == "s2e-lens"},
@@ -256,7 +272,10 @@ def sweep_frame(records: Sequence[Record]) -> pd.DataFrame:
                 "degenerate": items.degenerate,
                 **{f"task_{name}": float(values.mean()) for name, values in items.tasks.items()},
                 **{name: float(values.mean()) for name, values in items.also.items()},
-                **{name: o.get(name) for name in ("strength", "score", "rho_attn", "rho_mlp", "alpha", "relative", "scale", "seed")},
+                **{
+                    name: o.get(name)
+                    for name in ("strength", "score", "rho_attn", "rho_mlp", "alpha", "relative", "scale", "seed")
+                },
                 **each.about,
                 "items": len(items.attribute),
                 "seconds": items.seconds,
@@ -276,4 +295,3 @@ def progress_note(meter: Meter) -> str:
         return ""
     way = "several settings in one forward pass" if meter.seconds[True] < meter.seconds[False] else "one setting at a time"
     return f"{way} (shared {meter.seconds[True]:.2f} s, alone {meter.seconds[False]:.2f} s per setting)"
-

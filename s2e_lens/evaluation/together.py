@@ -206,7 +206,10 @@ class _Turn:
     """A job in a thread of its own that runs only between ``resume`` and its next request."""
 
     def __init__(self, index: int, job: Callable[["_Turn", int], Any]):
-        self.index, self.result, self.request, self.answer = index, None, None, None
+        self.index = index
+        self.result: Any = None
+        self.request: Any = None
+        self.answer: Any = None
         self._to: SimpleQueue[Any] = SimpleQueue()
         self._from: SimpleQueue[Any] = SimpleQueue()
         self._random = torch.get_rng_state()

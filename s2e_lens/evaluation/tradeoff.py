@@ -177,19 +177,13 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     >>> pareto([(1.0, 1.0), (2.0, 0.5), (0.5, 0.5), (2.0, 0.5)])
     [0, 1, 3]
     """
-    return [
-        i
-        for i, (a, b) in enumerate(points)
-        if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)
-    ]
+    return [i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)]
 
 
 ROUNDING = 1e-9
 
 
-def best_within(
-    points: Sequence[tuple[float, float]], base: tuple[float, float], tolerance: float
-) -> int | None:
+def best_within(points: Sequence[tuple[float, float]], base: tuple[float, float], tolerance: float) -> int | None:
     """Index of the best attribute among (attribute, utility) points that cost at most ``tolerance`` of the base's utility.
 
     None if none of them has a better attribute than the base. Higher is better in both numbers.

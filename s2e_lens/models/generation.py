@@ -141,7 +141,9 @@ def generate_rows(
         options: for ``generate``.
     """
     if options.get("num_beams", 1) != 1 or options.get("num_return_sequences", 1) != 1:
-        raise ModelError("generate() gives one answer per prompt, without beams. For several samples, give the prompt several times.")
+        raise ModelError(
+            "generate() gives one answer per prompt, without beams. For several samples, give the prompt several times."
+        )
     settings = {name: getattr(runner.generation_config, name, None) for name in SAMPLING}
     settings |= {name: options.pop(name) for name in SAMPLING if name in options}
     numbers = None

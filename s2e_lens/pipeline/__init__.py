@@ -1,6 +1,6 @@
 """The main job: examples in, report folder out."""
 
-from s2e_lens.pipeline.measure import Measurement, measure_conditions
 from s2e_lens.pipeline.run import Outcome, run
+from s2e_lens.pipeline.verify import verify
 
-__all__ = ["Measurement", "Outcome", "measure_conditions", "run"]
+__all__ = ["Outcome", "run", "verify"]

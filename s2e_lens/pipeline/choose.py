@@ -1,8 +1,6 @@
 """Choosing an edit on the validation split: the best attribute among those that keep the utility."""
 
-import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -10,15 +8,11 @@ from tqdm import tqdm
 from s2e_lens.behaviors import Behavior
 from s2e_lens.editor import edited
 from s2e_lens.errors import PlanError
-from s2e_lens.evaluation import fluency, response_margin
+from s2e_lens.evaluation import NeutralText, Questions, measure_items
+from s2e_lens.evaluation.sweep import TOLERANCE
+from s2e_lens.evaluation.tradeoff import ROUNDING
 from s2e_lens.models import LensModel
-from s2e_lens.pipeline.measure import BASE, EDIT, Questions, measure_items
 from s2e_lens.results import Edit
-
-TOLERANCE = 0.04
-"""Utility that an edit may cost on the validation split: 4 points of accuracy, or 0.04 nats per token of neutral text."""
-
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +45,22 @@ def choose_edit(
     *,
     neutral: Sequence[str],
     tolerance: float = TOLERANCE,
-    seed: int = 0,
     progress: bool = False,
 ) -> Choice:
     """Measure the attribute of every edit, then utility from the best one on, and take the first that keeps it.
+
+    It takes what a whole sweep would, for less time: the utility of most edits is never measured. For the whole trade-off on
+    the validation split use a :class:`~s2e_lens.evaluation.Sweep`.
 
     If none that improves the attribute does, the last in ``edits`` is taken: put the weakest last.
 
     Args:
         model: the model that the edits were made for.
         behavior: its attribute (or the margin) is what should improve.
-        edits: candidates, such as :func:`~s2e_lens.editor.edit_grid` gives.
+        edits: candidates, such as those of a :class:`~s2e_lens.evaluation.Grid`.
         questions: of the validation split.
         neutral: text for perplexity, the utility of a behaviour without tasks.
         tolerance: how much utility may be lost: accuracy (0.03 is 3 points), or nats per token of neutral text.
-        seed: of sampling metrics.
         progress: show a progress bar.
 
     Raises:
@@ -73,26 +68,26 @@ def choose_edit(
     """
     if not edits:
         raise PlanError("there is no edit to choose from.")
-    metric = behavior.attribute or response_margin
-    sign = 1 if metric.higher_is_better else -1
+    sign = 1 if questions.attribute.higher_is_better else -1
+    text = None if questions.tasks else NeutralText(model, neutral)
 
-    def attribute(condition: str) -> float:
-        return float(measure_items(metric, model, questions.examples, condition, seed).mean())
+    def attribute(name: str) -> float:
+        return float(measure_items(questions.attribute, model, questions.examples, name, questions.seed).mean())
 
-    base_attribute = attribute(BASE)
-    base_utility = _utility(model, questions, neutral, seed)
+    base_attribute = attribute("the unedited model")
+    base_utility = _utility(model, questions, text)
     enough = base_utility - tolerance - ROUNDING
     attributes = []
     for edit in tqdm(edits, desc=f"{behavior.name}: choosing", unit="setting", disable=not progress):
         with edited(model, edit, force=True):
-            attributes.append(attribute(EDIT))
+            attributes.append(attribute("an edit"))
     trials: list[Trial] = []
     taken = None
     for i in sorted(range(len(edits)), key=lambda i: -sign * attributes[i]):
         kept = None
         if taken is None and sign * (attributes[i] - base_attribute) > 0:
             with edited(model, edits[i], force=True):
-                utility = _utility(model, questions, neutral, seed, enough=enough)
+                utility = _utility(model, questions, text, enough=enough)
             kept = utility if utility >= enough else None
         trials.append(Trial(edits[i], attributes[i], kept))
         taken = trials[-1] if kept is not None else taken
@@ -101,18 +96,19 @@ def choose_edit(
     return Choice(taken, tuple(trials), base_attribute, base_utility, tolerance)
 
 
-def _utility(model: LensModel, questions: Questions, neutral: Sequence[str], seed: int, *, enough: float | None = None) -> float:
+def _utility(model: LensModel, questions: Questions, text: NeutralText | None, *, enough: float | None = None) -> float:
     """Mean accuracy over the tasks, or minus the log perplexity: higher is better.
 
     With ``enough``, tasks are measured only until it is sure that the mean stays below that; an upper bound is returned then.
     """
-    if not questions.tasks:
-        return -math.log(fluency(model, neutral, {BASE: nullcontext})[BASE].perplexity)
+    if text is not None:
+        losses = sum(float(window.score(model, "an edit")[0].sum()) for window in text.windows())
+        return -losses / float(text.tokens.sum())
     number = len(questions.tasks)
     total = 0.0
     bound = 1.0
     for done, (task, items) in enumerate(questions.tasks, start=1):
-        total += float(measure_items(task.metric, model, items, EDIT, seed).mean())
+        total += float(measure_items(task.metric, model, items, "an edit", questions.seed).mean())
         bound = (total + number - done) / number
         if enough is not None and bound < enough:
             break

@@ -9,14 +9,18 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from s2e_lens import storage
-from s2e_lens.evaluation import response_margin
+from s2e_lens.evaluation.compare import Point as Measured
 from s2e_lens.export.folder import new_folder
-from s2e_lens.pipeline.measure import BASE, EDIT, Measurement
 from s2e_lens.pipeline.run import Outcome
 from s2e_lens.pipeline.tables import (
     attribute_name,
     components_frame,
+    controls_frame,
+    label_of,
     measurements_frame,
+    shown_change,
+    shown_gain,
+    shown_rows,
     site_frame,
     summary,
     trials_frame,
@@ -50,11 +54,11 @@ SCORE_TEXTS = {
 def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
     """Write the report folder, whole or not at all; an earlier report at the same place is replaced.
 
-    For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html``,
+    For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html`` and
     ``response.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
-    ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``, ``samples.json``,
-    ``directions.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with these, beside one
-    ``report.html`` and one ``summary.json`` over all.
+    ``controls.csv``, ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``,
+    ``samples.json``, ``directions.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with
+    these, beside one ``report.html`` and one ``summary.json`` over all.
 
     Raises:
         ExportError: if there is something else than an earlier report at ``out``.
@@ -75,6 +79,8 @@ def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
                 .render(
                     model=outcomes[0].model,
                     outcomes=outcomes,
+                    shown_rows=shown_rows,
+                    shown_gain=shown_gain,
                     found=values["behaviors"],
                     command=outcomes[0].edit.provenance.command,
                 )
@@ -86,7 +92,8 @@ def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
 def _write_one(outcome: Outcome, folder: Path) -> None:
     figures = draw_figures(outcome)
     tables = {
-        "measurements": measurements_frame(outcome.measurements),
+        "measurements": measurements_frame(outcome),
+        "controls": controls_frame(outcome),
         "components": components_frame(outcome),
         "layers": site_frame(outcome),
     }
@@ -116,16 +123,18 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
         for term in outcome.edit[site]:
             lam[site] += term.lam
     name = f"{outcome.attribution.score} score"
-    behavior, base = outcome.behavior, outcome.measurements[0]
+    found = outcome.comparison
     response = response_info(
-        base=_point(base, base),
-        edit=next(_point(each, base) for each in outcome.measurements if each.condition == EDIT),
-        steering=[_point(each, base) for each in outcome.measurements if each.strength is not None],
+        base=_point(outcome, found.base),
+        edit=_point(outcome, found.edit),
+        steering=[_point(outcome, each) for each in found.curve],
+        edits=[_point(outcome, each) for each in found.edits if each is not found.edit],
+        controls=[_point(outcome, each.point) for each in found.controls],
         attribute=attribute_name(outcome),
         utility=utility_name(outcome),
-        attribute_higher_is_better=(behavior.attribute or response_margin).higher_is_better,
-        utility_higher_is_better=bool(behavior.utility),
-        log_utility=not behavior.utility,
+        attribute_higher_is_better=found.higher_is_better,
+        utility_higher_is_better=bool(outcome.behavior.utility),
+        log_utility=not outcome.behavior.utility,
     )
     return {
         "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
@@ -134,17 +143,26 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _point(each: Measurement, base: Measurement) -> Point:
-    """A point of the response figure; its interval is that of the paired change, since prompts differ more than conditions."""
-    low, high = each.change.low, each.change.high
+def _point(outcome: Outcome, each: Measured) -> Point:
+    """A point of the figure; its intervals are those of the paired changes, since prompts differ more than conditions."""
+    base = outcome.comparison.base
+    attribute = _around(base.attribute.value, each.change.low, each.change.high, each.attribute.value)
+    utility = _around(base.utility.value, each.utility_change.low, each.utility_change.high, each.utility.value)
     return Point(
-        name="unedited" if each.condition == BASE else each.condition,
-        strength=0.0 if each.condition == BASE else each.strength,
+        name=label_of(outcome, each),
+        strength=0.0 if each is base else each.setting.strength,
         attribute=each.attribute.value,
-        attribute_low=None if low is None else min(base.attribute.value + low, each.attribute.value),
-        attribute_high=None if high is None else max(base.attribute.value + high, each.attribute.value),
+        attribute_low=attribute[0],
+        attribute_high=attribute[1],
         utility=each.utility.value,
+        utility_low=utility[0],
+        utility_high=utility[1],
     )
+
+
+def _around(base: float, low: float | None, high: float | None, value: float) -> tuple[float | None, float | None]:
+    """The interval of a change, as one of the value itself."""
+    return None if low is None else min(base + low, value), None if high is None else max(base + high, value)
 
 
 def _environment() -> Environment:
@@ -162,7 +180,11 @@ def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], val
             found=found,
             provenance=values["provenance"],
             command=outcome.edit.provenance.command,
-            measurements=outcome.measurements,
+            rows=shown_rows(outcome),
+            comparison=outcome.comparison,
+            shown_gain=shown_gain,
+            shown_change=shown_change,
+            controls=tables["controls"].to_dict("records"),
             choice=outcome.choice,
             score_text=SCORE_TEXTS.get(outcome.attribution.score, outcome.attribution.score),
             trials=tables["validation"].head(TRIALS).to_dict("records") if outcome.choice else [],
@@ -171,7 +193,7 @@ def _page(outcome: Outcome, figures: dict[str, Any], tables: dict[str, Any], val
             component_count=len(tables["components"]),
             samples=outcome.samples,
             truncated=outcome.truncated,
-            conditions=[each.condition for each in outcome.measurements],
+            conditions=[name for name in (outcome.samples[0] if outcome.samples else {}) if name != "prompt"],
             realised=outcome.realised,
             figures={name: Markup(to_html_fragment(figure, div_id=name)) for name, figure in figures.items()},
             plotly_js=Markup(plotly_js()),

@@ -6,34 +6,109 @@ from typing import Any
 import pandas as pd
 
 from s2e_lens.editor.plan import SiteBasis
-from s2e_lens.evaluation import Estimate, response_margin
+from s2e_lens.evaluation import Estimate, estimate, response_margin
+from s2e_lens.evaluation.compare import Point, control_means, gain_json
+from s2e_lens.evaluation.tradeoff import Gain
 from s2e_lens.pipeline.choose import Choice
-from s2e_lens.pipeline.measure import ACCURACY, BASE, EDIT, PERPLEXITY, Measurement
-from s2e_lens.pipeline.run import Outcome
+from s2e_lens.pipeline.run import BASE_LABEL, Outcome
 from s2e_lens.results import SITES, SiteEdit, component_label
 
+PERPLEXITY = "perplexity of neutral text"
+ACCURACY = "mean accuracy of the utility tasks"
 
-def measurements_frame(measurements: list[Measurement]) -> pd.DataFrame:
+
+def label_of(outcome: Outcome, point: Point) -> str:
+    """What a table calls a condition."""
+    found = outcome.comparison
+    if point is found.base:
+        return BASE_LABEL
+    if point is found.edit:
+        return "edit"
+    if point.setting.method == "edit":
+        return f"edit, λ × {point.setting.options['scale']:g}"
+    return point.setting.label
+
+
+def measurements_frame(outcome: Outcome) -> pd.DataFrame:
     """One row per condition."""
     return pd.DataFrame(
         [
             {
-                "condition": each.condition,
-                "strength": each.strength,
+                "condition": label_of(outcome, each),
+                "strength": each.setting.strength,
                 **_columns("attribute", each.attribute),
                 **_columns("change", each.change),
                 "items": each.attribute.items,
                 **_columns("utility", each.utility),
                 **_columns("utility_change", each.utility_change),
-                **{f"task_{name}": task.value for name, task in each.tasks.items()},
-                **{name: other.value for name, other in each.also.items()},
-                "perplexity": each.fluency.perplexity,
-                "kl": each.fluency.kl,
-                "neutral_tokens": each.fluency.tokens,
+                **{f"task_{name}": float(values.mean()) for name, values in each.items.tasks.items()},
+                **{name: float(values.mean()) for name, values in each.items.also.items()},
+                "perplexity": each.items.perplexity,
+                "kl": each.items.kl,
+                "degenerate": each.items.degenerate,
+                "neutral_tokens": int(each.items.tokens.sum()),
             }
-            for each in measurements
+            for each in outcome.points
         ]
     )
+
+
+def controls_frame(outcome: Outcome) -> pd.DataFrame:
+    """One row per control: what it changes, and how far it is behind the edit (positive is better)."""
+    return pd.DataFrame(
+        [
+            {
+                "control": each.setting.label,
+                "method": each.setting.method,
+                "change": each.change.value,
+                "change_low": each.change.low,
+                "change_high": each.change.high,
+                "edit_ahead": each.behind.value,
+                "edit_ahead_low": each.behind.low,
+                "edit_ahead_high": each.behind.high,
+                "p": each.behind.p,
+                "utility_change": each.point.utility_change.value,
+                "kl": each.point.items.kl,
+            }
+            for each in outcome.comparison.controls
+        ]
+    )
+
+
+def shown_change(value: Estimate) -> str:
+    """A change with its interval, as text."""
+    interval = f" [{value.low:+.3f}, {value.high:+.3f}]" if value.low is not None else ""
+    return f"{value.value:+.3f}{interval}"
+
+
+def shown_gain(gain: Gain) -> str:
+    """A gain with its interval and p-value, or why there is none."""
+    if gain.value is None:
+        return f"none: {gain.note}"
+    p = f"p = {gain.p:.2g}" if gain.p is not None and gain.p >= 0.001 else "p < 0.001"
+    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {p}"
+
+
+def shown_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """The conditions as rows of text, for pages and terminals."""
+    rows = []
+    for each in outcome.points:
+        base = each is outcome.comparison.base
+        rows.append(
+            {
+                "label": label_of(outcome, each),
+                "edit": each is outcome.comparison.edit,
+                "attribute": f"{each.attribute.value:.3f}",
+                "change": "–" if base else shown_change(each.change),
+                "utility": f"{each.utility.value:.3f}",
+                "utility_change": "–" if base else shown_change(each.utility_change),
+                "perplexity": f"{each.items.perplexity:.3f}",
+                "kl": f"{each.items.kl:.4f}",
+                "degenerate": f"{each.items.degenerate:.1%}",
+                "tasks": [f"{values.mean():.3f}" for values in (*each.items.tasks.values(), *each.items.also.values())],
+            }
+        )
+    return rows
 
 
 def _columns(name: str, value: Estimate) -> dict[str, float | None]:
@@ -120,36 +195,38 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
-    by_name = {each.condition: each for each in outcome.measurements}
-    base, edit = by_name[BASE], by_name[EDIT]
-    steering = [each for each in outcome.measurements if each.strength is not None]
+    found = outcome.comparison
+    base, edit, steering = found.base, found.edit, found.curve
     behavior, settings = outcome.behavior, outcome.edit.provenance.settings
     doses = {site: outcome.basis[site].relative_dose(term) for site in SITES for term in outcome.edit[site]}
 
-    def values(get: Callable[[Measurement], Estimate]) -> dict[str, Any]:
+    def values(get: Callable[[Point], Estimate]) -> dict[str, Any]:
         return {
             "base": get(base).value,
             "edit": get(edit).value,
-            "steering": [[each.strength, get(each).value] for each in steering],
+            "steering": [[each.setting.strength, get(each).value] for each in steering],
             "intervals": {
                 "base": _interval(get(base)),
                 "edit": _interval(get(edit)),
-                "steering": [[each.strength, _interval(get(each))] for each in steering],
+                "steering": [[each.setting.strength, _interval(get(each))] for each in steering],
             },
         }
 
-    def changes(get: Callable[[Measurement], Estimate]) -> dict[str, Any]:
+    def changes(get: Callable[[Point], Estimate]) -> dict[str, Any]:
         return {
             "edit": [get(edit).value, *_interval(get(edit))],
-            "steering": [[each.strength, get(each).value, *_interval(get(each))] for each in steering],
+            "steering": [[each.setting.strength, get(each).value, *_interval(get(each))] for each in steering],
         }
+
+    def plain(get: Callable[[Point], float]) -> dict[str, Any]:
+        return {"base": get(base), "edit": get(edit), "steering": [[each.setting.strength, get(each)] for each in steering]}
 
     return {
         "attribute": {
             "name": attribute_name(outcome),
             **values(lambda each: each.attribute),
             "change": changes(lambda each: each.change),
-            "higher_is_better": (behavior.attribute or response_margin).higher_is_better,
+            "higher_is_better": found.higher_is_better,
             "items": base.attribute.items,
         },
         "utility": {
@@ -158,15 +235,18 @@ def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
             "change": changes(lambda each: each.utility_change),
             "higher_is_better": bool(behavior.utility),
             "items": base.utility.items,
-            "tasks": {name: values(lambda each, name=name: each.tasks[name]) for name in base.tasks},
+            "tasks": {name: values(lambda each, name=name: estimate(each.items.tasks[name])) for name in base.items.tasks},
         },
-        "also": {name: values(lambda each, name=name: each.also[name]) for name in base.also},
-        "perplexity": {
-            "base": base.fluency.perplexity,
-            "edit": edit.fluency.perplexity,
-            "steering": [[each.strength, each.fluency.perplexity] for each in steering],
+        "also": {name: values(lambda each, name=name: estimate(each.items.also[name])) for name in base.items.also},
+        "perplexity": plain(lambda each: each.items.perplexity),
+        "kl": plain(lambda each: each.items.kl),
+        "degenerate": plain(lambda each: each.items.degenerate),
+        "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
+        "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
+        "controls": {
+            name: {"change": change, "edit_ahead": ahead, "runs": runs}
+            for name, (change, ahead, runs) in control_means(found).items()
         },
-        "kl": {"edit": edit.fluency.kl, "steering": [[each.strength, each.fluency.kl] for each in steering]},
         "edit": {
             **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative", "score")},
             "heads": outcome.edit.count("attn"),

@@ -23,6 +23,8 @@ class Point:
     """The interval's ends, where one was computed."""
     attribute_high: float | None
     utility: float
+    utility_low: float | None = None
+    utility_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Response:
     attribute_higher_is_better: bool = True
     utility_higher_is_better: bool = True
     log_utility: bool = False
+    edits: tuple[Point, ...] = ()
+    """Other edits than the one that is shown off."""
+    controls: tuple[Point, ...] = ()
 
     @property
     def path(self) -> tuple[Point, ...]:
@@ -55,6 +60,8 @@ def response_info(
     attribute_higher_is_better: bool = True,
     utility_higher_is_better: bool = True,
     log_utility: bool = False,
+    edits: Sequence[Point] = (),
+    controls: Sequence[Point] = (),
 ) -> Response:
     """What the plot shows.
 
@@ -67,6 +74,8 @@ def response_info(
         attribute_higher_is_better: the direction wanted of the attribute.
         utility_higher_is_better: the direction wanted of the utility.
         log_utility: a logarithmic utility axis (for perplexity, which one strong setting would stretch).
+        edits: further edits, such as the same one with λ multiplied.
+        controls: random directions, random components, a system prompt.
 
     Raises:
         ShapeError: if no steering point came, a utility on a logarithmic axis is not positive,
@@ -74,7 +83,7 @@ def response_info(
     """
     if not steering:
         raise ShapeError("0 steering points came; at least one strength is needed.")
-    for point in (base, edit, *steering):
+    for point in (base, edit, *steering, *edits, *controls):
         _check(point)
         if log_utility and point.utility <= 0:
             raise ShapeError(f"the point {point.name!r} has utility {point.utility}; a logarithmic axis needs positive ones.")
@@ -87,6 +96,8 @@ def response_info(
         attribute_higher_is_better,
         utility_higher_is_better,
         log_utility,
+        tuple(edits),
+        tuple(controls),
     )
 
 
@@ -95,19 +106,20 @@ def _in_order(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _check(point: Point) -> None:
-    optional = (point.strength, point.attribute_low, point.attribute_high)
+    optional = (point.strength, point.attribute_low, point.attribute_high, point.utility_low, point.utility_high)
     values = [point.attribute, point.utility, *(value for value in optional if value is not None)]
     if not all(math.isfinite(value) for value in values):
         raise ShapeError(f"the point {point.name!r} holds NaN or infinity; finite numbers are needed: {point}.")
-    low = point.attribute if point.attribute_low is None else point.attribute_low
-    high = point.attribute if point.attribute_high is None else point.attribute_high
-    if not low <= point.attribute <= high:
-        raise ShapeError(f"the point {point.name!r} has attribute {point.attribute} outside its interval {low} to {high}.")
+    for what in ("attribute", "utility"):
+        value, low, high = (getattr(point, f"{what}{end}") for end in ("", "_low", "_high"))
+        low, high = value if low is None else low, value if high is None else high
+        if not low <= value <= high:
+            raise ShapeError(f"the point {point.name!r} has {what} {value} outside its interval {low} to {high}.")
 
 
 def draw_response(info: Response) -> go.Figure:
     """Attribute (up) against utility (across): steering as a line of strengths, base and edit as marks of their own."""
-    across = [point.utility for point in (info.base, info.edit, *info.steering)]
+    across = [point.utility for point in (info.base, info.edit, *info.steering, *info.edits, *info.controls)]
     if info.log_utility:
         across = [math.log10(value) for value in across]
     room = 0.13 * (max(across) - min(across)) or 0.1  # for the strengths written beside the points
@@ -122,6 +134,10 @@ def draw_response(info: Response) -> go.Figure:
     )
     steering = {"color": PALETTE[0], "size": 8, "symbol": "circle"}
     figure.add_trace(_marks("steering, by strength", info.steering, steering, sides=_sides(info)))
+    if info.controls:
+        figure.add_trace(_marks("controls", info.controls, {"color": "#888888", "size": 7, "symbol": "x"}))
+    if info.edits:
+        figure.add_trace(_marks("other edits", info.edits, {"color": PALETTE[1], "size": 8, "symbol": "diamond"}))
     figure.add_trace(_marks(info.base.name, (info.base,), {"color": PALETTE[-1], "size": 10, "symbol": "square"}))
     figure.add_trace(_marks(info.edit.name, (info.edit,), {"color": PALETTE[1], "size": 15, "symbol": "star"}))
     figure.update_layout(
@@ -142,12 +158,9 @@ def draw_response(info: Response) -> go.Figure:
 
 def _marks(name: str, points: Sequence[Point], marker: dict[str, object], *, sides: list[str] | None = None) -> go.Scatter:
     """One trace of points with their intervals."""
-    y = np.array([point.attribute for point in points], dtype=np.float32)
-    low = np.array([p.attribute if p.attribute_low is None else p.attribute_low for p in points], dtype=np.float32)
-    high = np.array([p.attribute if p.attribute_high is None else p.attribute_high for p in points], dtype=np.float32)
     return go.Scatter(
         x=np.array([point.utility for point in points], dtype=np.float32),
-        y=y,
+        y=np.array([point.attribute for point in points], dtype=np.float32),
         name=plain(name),
         mode="markers+text" if sides else "markers",
         text=[_strength(point) for point in points] if sides else None,
@@ -155,17 +168,19 @@ def _marks(name: str, points: Sequence[Point], marker: dict[str, object], *, sid
         textfont={"color": PALETTE[0]},
         cliponaxis=False,
         marker={"line": {"color": "white", "width": 1}, **marker},
-        error_y={
-            "type": "data",
-            "array": high - y,
-            "arrayminus": y - low,
-            "visible": bool((high > low).any()),
-            "thickness": 1,
-            "width": 3,
-        },
+        error_x=_bars([(p.utility, p.utility_low, p.utility_high) for p in points]),
+        error_y=_bars([(p.attribute, p.attribute_low, p.attribute_high) for p in points]),
         customdata=[_hover(point) for point in points],
         hovertemplate="%{customdata}<extra></extra>",
     )
+
+
+def _bars(points: Sequence[tuple[float, float | None, float | None]]) -> dict[str, object]:
+    """Error bars of (value, low, high); none where there is no interval."""
+    up = np.array([0.0 if high is None else high - value for value, _, high in points], dtype=np.float32)
+    down = np.array([0.0 if low is None else value - low for value, low, _ in points], dtype=np.float32)
+    visible = bool((up > 0).any() or (down > 0).any())
+    return {"type": "data", "array": up, "arrayminus": down, "visible": visible, "thickness": 1, "width": 3}
 
 
 def _sides(info: Response) -> list[str]:

@@ -1,0 +1,221 @@
+"""``sweep`` and ``compare``: a whole trade-off of one behaviour on disk, and what it says about edit against steering."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2e_lens.activations import collect_means
+from s2e_lens.behaviors import Behavior, tokenize_examples
+from s2e_lens.behaviors.tokens import hash_examples
+from s2e_lens.directions import Method, find_directions, needs_examples
+from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
+from s2e_lens.evaluation.compare import Point, control_means, gain_json, points_frame
+from s2e_lens.evaluation.sweep import choose_record, manifest
+from s2e_lens.models import LensModel
+from s2e_lens.results import Directions
+from s2e_lens.storage import atomic_path, load, save, write_json, write_text
+from s2e_lens.visualizers import Point as Drawn
+from s2e_lens.visualizers import draw_response, response_info, write_html
+
+TABLE = "sweep"
+
+
+def sweep(
+    model: LensModel,
+    behavior: Behavior,
+    out: str | Path,
+    plan: Plan,
+    *,
+    directions: Directions | None = None,
+    method: Method | None = None,
+    resume: bool = False,
+    share: bool | None = None,
+    progress: bool = False,
+) -> Sweep:
+    """Measure a whole grid (or search) of edits, steering and controls of one behaviour, into a folder.
+
+    On the validation split everything is measured; on the test split the unedited model, steering, the edits that no other
+    beats on the validation split, the one that is chosen there, and controls. ``sweep.csv`` (and ``sweep.parquet``, with
+    pyarrow) hold one row per setting and split, also after an interruption.
+
+    Args:
+        model: from :func:`s2e_lens.load_model`.
+        behavior: with validation and test examples.
+        out: the folder; a new one, or with ``resume`` that of an unfinished sweep.
+        plan: what to compare.
+        directions: steering vectors; extracted from the training examples without them.
+        method: how they are found then.
+        resume: continue a sweep of the same inputs.
+        share: let settings share forward passes, or not; None takes the faster way, by measurement.
+        progress: show progress bars.
+
+    Raises:
+        StorageError: if ``out`` holds something else, or a sweep and ``resume`` was not asked for.
+        MismatchError: if the sweep was begun with other inputs.
+        ExamplesError: if there is no validation split.
+    """
+    out = Path(out)
+    path = out / "directions.safetensors"
+    if directions is None:
+        directions = _directions(model, behavior, path, method, plan, resume=resume, progress=progress)
+    bench = Bench(model, directions, system=behavior.system)
+    store = SweepStore.open(out, manifest(bench, behavior, plan), resume=resume)
+    if not path.exists():
+        save(directions, path)
+    found = Sweep(bench, behavior, plan, store, share=share, progress=progress)
+    try:
+        found.run()
+    finally:  # an interruption leaves a table of what is finished
+        write_tables(store)
+    return found
+
+
+def _directions(
+    model: LensModel, behavior: Behavior, path: Path, method: Method | None, plan: Plan, *, resume: bool, progress: bool
+) -> Directions:
+    """The sweep's own directions if they come from these examples and weights, else new ones."""
+    train = tokenize_examples(model, behavior.train, truncate=plan.truncate)
+    if resume and path.is_file():
+        found = load(path, Directions)
+        if found.provenance.data_hash == hash_examples(train) and found.provenance.weight_hash == model.weight_hash():
+            return found
+    checkpoint = path.parent.with_name(f"{path.parent.name}.means.partial")
+    means = collect_means(
+        model,
+        train,
+        keep_examples=needs_examples(method),
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+        seed=plan.seed,
+    )
+    checkpoint.unlink(missing_ok=True)
+    return find_directions(means, method=method)
+
+
+def write_tables(store: SweepStore) -> list[Path]:
+    """Write ``sweep.csv``, and ``sweep.parquet`` where pyarrow is installed; returns what was written."""
+    frame = sweep_frame([*store.on("validation"), *store.on("test")])
+    if not len(frame):
+        return []
+    written = [store.folder / f"{TABLE}.csv"]
+    write_text(written[0], frame.to_csv(index=False))
+    try:
+        import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return written
+    written.append(store.folder / f"{TABLE}.parquet")
+    with atomic_path(written[1]) as temporary:
+        frame.to_parquet(temporary, index=False)
+    return written
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """A finished sweep, read and compared."""
+
+    manifest: dict[str, Any]
+    validation: Sequence[Record]
+    test: Sequence[Record]
+    comparison: Comparison
+    tolerance: float
+
+
+def compare_sweep(folder: str | Path, *, tolerance: float | None = None, seed: int | None = None) -> SweepResult:
+    """Choose an edit on the validation split of a sweep and compare it with steering on the test split; no model is needed.
+
+    Args:
+        folder: what :func:`sweep` wrote.
+        tolerance: utility that the edit may cost on the validation split; the sweep's own by default.
+        seed: of the bootstrap; the sweep's by default.
+
+    Raises:
+        StorageError: if there is no sweep.
+        PlanError: if it is not finished, or the edit that another tolerance chooses was not measured on the test split.
+    """
+    store = SweepStore.read(folder)
+    plan, higher = store.manifest["plan"], bool(store.manifest["higher_is_better"])
+    tolerance = float(plan["tolerance"]) if tolerance is None else tolerance
+    validation, test = store.on("validation"), store.on("test")
+    chosen = choose_record(validation, 1 if higher else -1, tolerance)
+    comparison = compare(
+        test,
+        chosen.setting,
+        higher_is_better=higher,
+        validation=validation,
+        tolerance=tolerance,
+        seed=int(plan["seed"]) if seed is None else seed,
+    )
+    return SweepResult(store.manifest, validation, test, comparison, tolerance)
+
+
+def comparison_json(result: SweepResult) -> dict[str, Any]:
+    """The comparison as JSON holds it."""
+    found = result.comparison
+    return {
+        "model": result.manifest["model"],
+        "behavior": result.manifest["behavior"],
+        "tolerance": result.tolerance,
+        "edit": {"setting": {"method": found.edit.setting.method, **found.edit.setting.options}},
+        "attribute": {"base": found.base.attribute.value, "edit": found.edit.attribute.value},
+        "utility": {"base": found.base.items.utility, "edit": found.edit.items.utility},
+        "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
+        "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
+        "steering_selected_alike": None
+        if found.steering is None or found.selected is None
+        else {"strength": found.steering.setting.strength, **dataclasses.asdict(found.selected)},
+        "controls": {
+            name: {"change": change, "edit_ahead": ahead, "runs": runs}
+            for name, (change, ahead, runs) in control_means(found).items()
+        },
+        "on_pareto_front_of_test": found.on_pareto_front,
+        "settings_tried": found.tried,
+    }
+
+
+def write_comparison(result: SweepResult, out: str | Path) -> None:
+    """Write ``comparison.json``, ``points.csv`` and the figure ``tradeoff.html`` into a folder."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "comparison.json", json.loads(json.dumps(comparison_json(result))))
+    write_text(out / "points.csv", points_frame(result.comparison).to_csv(index=False))
+    title = f"{result.manifest['behavior']} on {result.manifest['model']}: edit against steering"
+    write_html(draw_comparison(result), out / "tradeoff.html", title=title)
+
+
+def draw_comparison(result: SweepResult) -> Any:
+    """The trade-off on the test split: base, steering curve, the edits of the validation split's Pareto set, controls."""
+    found = result.comparison
+    tasks = bool(found.base.items.tasks)
+
+    def drawn(point: Point, name: str | None = None) -> Drawn:
+        base_attribute, base_utility = found.base.attribute.value, found.base.utility.value
+        change, other = point.change, point.utility_change
+        return Drawn(
+            name=name or point.setting.label,
+            strength=0.0 if point is found.base else point.setting.strength,
+            attribute=point.attribute.value,
+            attribute_low=None if change.low is None else min(base_attribute + change.low, point.attribute.value),
+            attribute_high=None if change.high is None else max(base_attribute + change.high, point.attribute.value),
+            utility=point.utility.value,
+            utility_low=None if other.low is None else min(base_utility + other.low, point.utility.value),
+            utility_high=None if other.high is None else max(base_utility + other.high, point.utility.value),
+        )
+
+    return draw_response(
+        response_info(
+            base=drawn(found.base, "unedited"),
+            edit=drawn(found.edit, "edit"),
+            steering=[drawn(each) for each in found.curve],
+            edits=[drawn(each) for each in found.edits if each is not found.edit],
+            controls=[drawn(each.point) for each in found.controls],
+            attribute=str(result.manifest["metrics"][0]),
+            utility="mean accuracy of the utility tasks" if tasks else "perplexity of neutral text",
+            attribute_higher_is_better=found.higher_is_better,
+            utility_higher_is_better=tasks,
+            log_utility=not tasks,
+        )
+    )

@@ -7,6 +7,7 @@ import typer
 
 from s2e_lens._version import __version__
 from s2e_lens.cli import commands
+from s2e_lens.cli.data import data
 from s2e_lens.errors import S2EError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.command()(commands.extract)
 app.command()(commands.attribute)
 app.command()(commands.edit)
 app.command()(commands.export)
+app.command()(data)
 
 
 def _version(asked: bool) -> bool:

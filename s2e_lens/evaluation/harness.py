@@ -74,11 +74,13 @@ def harness_task(
 
     def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
         from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
 
         documents = sorted({_document(example) for example in examples})
         found: Any = simple_evaluate(
             _harness_model(model),
             tasks=[loaded],
+            task_manager=TaskManager(include_defaults=False),  # the task is loaded already
             samples={harness: documents},
             apply_chat_template=model.text.has_chat_template if chat_template is None else chat_template,
             bootstrap_iters=0,

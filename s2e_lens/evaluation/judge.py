@@ -53,7 +53,7 @@ def find_judge(given: Judge | str | Mapping[str, Any]) -> Judge:
 def prompt_text(model: LensModel, ids: Sequence[int]) -> str:
     """The text of a prompt's tokens; of a single user message what stands within the chat template, where it can be told."""
     mark = "s2e-lens-probe"
-    head, _, tail = model.text.render(mark).partition(mark)
+    head, tail = (each.strip() for each in model.text.render(mark).split(mark, 1))
     whole = model.text.tokenizer.decode(list(ids), skip_special_tokens=False)
     if model.text.has_chat_template and len(whole) > len(head) + len(tail) and whole.startswith(head) and whole.endswith(tail):
         return whole[len(head) : len(whole) - len(tail)].strip()

@@ -20,6 +20,9 @@ TEMPLATE = (
 )
 """What :func:`endpoint_judge` asks, if it is not told otherwise."""
 
+_MARK = "s2e-lens-probe"
+"""Stands for a prompt, to see what the chat template puts around it."""
+
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which asking again may help."""
 
@@ -52,11 +55,16 @@ def find_judge(given: Judge | str | Mapping[str, Any]) -> Judge:
 
 def prompt_text(model: LensModel, ids: Sequence[int]) -> str:
     """The text of a prompt's tokens; of a single user message what stands within the chat template, where it can be told."""
-    mark = "s2e-lens-probe"
-    head, tail = (each.strip() for each in model.text.render(mark).split(mark, 1))
-    whole = model.text.tokenizer.decode(list(ids), skip_special_tokens=False)
-    if model.text.has_chat_template and len(whole) > len(head) + len(tail) and whole.startswith(head) and whole.endswith(tail):
-        return whole[len(head) : len(whole) - len(tail)].strip()
+
+    def as_read(tokens: Sequence[int]) -> str:
+        return model.text.tokenizer.decode(list(tokens), skip_special_tokens=False).strip()
+
+    if model.text.has_chat_template:
+        shell = model.text.render(_MARK).split(_MARK, 1)
+        head, tail = (as_read(model.text.tokenizer(each, add_special_tokens=False)["input_ids"]) for each in shell)
+        whole = as_read(ids)
+        if len(whole) > len(head) + len(tail) and whole.startswith(head) and whole.endswith(tail):
+            return whole[len(head) : len(whole) - len(tail)].strip()
     return model.text.decode(ids).strip()
 
 

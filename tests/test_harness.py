@@ -10,7 +10,7 @@ import pytest
 
 from s2e_lens import edited, steered
 from s2e_lens.behaviors import Task, TokenizedExample, load_behavior, tokenize_examples
-from s2e_lens.errors import ExamplesError, MissingPackageError
+from s2e_lens.errors import ExamplesError
 from s2e_lens.evaluation import harness_task
 from s2e_lens.evaluation.harness import _document, _item, continuations
 from s2e_lens.models import LensModel
@@ -178,9 +178,3 @@ def test_a_toml_file_names_a_task_of_the_harness(tmp_path: Path, model: LensMode
     path.write_text(f'examples = "all.jsonl"\n[[utility]]\ntask = {task}\nmetric = "exact_answer"\n')
     with pytest.raises(ExamplesError, match="with 'task' takes no"):
         load_behavior(path)
-
-
-def test_without_the_harness_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r'pip install "s2e-lens\[eval\]"'):
-        harness_task("arc_easy")

@@ -1,13 +1,14 @@
 """Results that are the same as mathematics."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from s2e_lens import tokenize_examples
 from s2e_lens.behaviors import Example
 from s2e_lens.errors import MissingPackageError
-from s2e_lens.evaluation import right_maths, right_number
+from s2e_lens.evaluation import harness_task, right_maths, right_number
 from s2e_lens.evaluation.maths import same_result
 from s2e_lens.models import load_model
 from tests.test_metrics import saying
@@ -76,7 +77,10 @@ def test_the_metric_reads_the_result_after_the_reasoning() -> None:
         assert list(right_number().measure(demo, examples)) == [0.0, 0.0, 0.0], "as text 6/4 is another number"
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("make", "extra"), [(right_maths, "math"), (lambda: harness_task("arc_easy"), "eval")])
+def test_without_its_package_a_metric_says_what_to_install(
+    make: Callable[[], object], extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r'pip install "s2e-lens\[math\]"'):
-        right_maths()
+    with pytest.raises(MissingPackageError, match=rf'pip install "s2e-lens\[{extra}\]"'):
+        make()

@@ -77,4 +77,4 @@ def _both_sides(
             f"every question needs a true (positive) and a false (negative) answer for this metric; {lacking} of {len(asked)} "
             "lack one. Give both as examples of the same prompt."
         )
-    return [tuple([known[id(each)] for each in side] for side in (q.positive, q.negative)) for q in asked]
+    return [([known[id(each)] for each in q.positive], [known[id(each)] for each in q.negative]) for q in asked]

@@ -73,8 +73,8 @@ def harness_task(
     order = random.Random(seed).sample(range(count), count)
 
     def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
         documents = sorted({_document(example) for example in examples})
         found: Any = simple_evaluate(
@@ -102,7 +102,7 @@ def harness_task(
 
 
 def _load(harness: str, include_path: str | Path | None) -> Any:
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     own = None if include_path is None else TaskManager(include_path=str(include_path), include_defaults=False)
     manager = own if own is not None and harness in own.all_subtasks else _shipped_tasks()
@@ -121,7 +121,7 @@ def _load(harness: str, include_path: str | Path | None) -> Any:
 @cache
 def _shipped_tasks() -> Any:
     """The harness's index of its own tasks, which takes seconds to make."""
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     return TaskManager()
 
@@ -149,7 +149,7 @@ def _values(harness: str, samples: Sequence[Mapping[str, Any]], metric: str, wan
 
 def _harness_model(model: LensModel) -> Any:
     """The harness's view of a model: log-probabilities and greedy tokens from its logits, answers from its generation."""
-    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
     class HarnessModel(TemplateLM):
         tokenizer_name = model.name.replace("/", "__")

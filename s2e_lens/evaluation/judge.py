@@ -4,7 +4,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from s2e_lens.errors import ExamplesError, JudgeError
 from s2e_lens.evaluation.answers import split_reasoning
@@ -50,7 +50,7 @@ def find_judge(given: Judge | str | Mapping[str, Any]) -> Judge:
         ) from error
     if not callable(found):
         raise ExamplesError(f"judge = {given!r} is a {type(found).__name__}, not a function of a prompt and an answer.")
-    return found
+    return cast(Judge, found)
 
 
 def prompt_text(model: LensModel, ids: Sequence[int]) -> str:

@@ -30,7 +30,7 @@ def same_result(reference: str, answer: str) -> bool:
         MissingPackageError: if ``math_verify`` is not installed.
     """
     check_installed()
-    from math_verify import parse, verify
+    from math_verify import parse, verify  # pyright: ignore[reportMissingImports]
 
     for module in ("parser", "grader"):  # they warn once that there is no time limit
         logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
@@ -55,10 +55,10 @@ def _too_large(found: Any) -> bool:
 
 def _digits(node: Any) -> float:
     """log10 of the size of an expression, or more; read off its form, without working it out."""
-    from sympy import Add, Mul, Number, Pow, factorial
+    from sympy import Add, Mul, Number, Pow, Rational, factorial
 
     if isinstance(node, Number):
-        return math.log10(max(abs(node.p), 1)) if node.is_Rational else math.log10(max(abs(float(node)), 1))
+        return math.log10(max(abs(node.p if isinstance(node, Rational) else float(node)), 1))
     inner = [_digits(each) for each in node.args]
     if isinstance(node, Pow | factorial):
         exponent = inner[-1]

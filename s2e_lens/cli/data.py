@@ -39,7 +39,7 @@ def data(
 ) -> None:
     """Fetch or convert a public data set: three JSONL files that share no prompt, and a behaviour's TOML file.
 
-    What only measures utility is printed as a [[utility]] table, to be pasted into a behaviour's TOML file.
+    For what measures utility, the table is printed that is to be pasted into a behaviour's TOML file.
     """
     from s2e_lens.behaviors import public
     from s2e_lens.errors import ExamplesError, ExportError

@@ -43,3 +43,14 @@ class StorageError(S2EError):
 
 class ExportError(S2EError):
     """An edit that cannot be handed on in the format that was asked for."""
+
+
+class JudgeError(S2EError):
+    """A judge of answers that cannot be reached, refuses, or does not say yes or no; the message names its URL."""
+
+
+class MissingPackageError(S2EError):
+    """An optional package that is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, *, extra: str, what: str):
+        super().__init__(f'{what} needs the package {package}, which is not installed: pip install "s2e-lens[{extra}]".')

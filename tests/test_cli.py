@@ -22,7 +22,7 @@ from tests.tiny import PARITY, STORIES, needs_parity, needs_stories
 
 HAPPY_SAD = Path(__file__).parent / "data" / "happy_sad.jsonl"
 LLAMA = PARITY / "llama"
-COMMANDS = ("run", "extract", "attribute", "edit", "export")
+COMMANDS = ("run", "extract", "attribute", "edit", "export", "data")
 REPORT_FILES = {
     "report.html",
     "plotly.min.js",

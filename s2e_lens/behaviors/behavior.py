@@ -3,19 +3,20 @@
 import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from s2e_lens.behaviors.examples import AnyExample, TokenizedExample, check_classes, read_examples, split_examples
 from s2e_lens.demo import BEHAVIORS, DATA_FOLDER
-from s2e_lens.errors import ExamplesError
+from s2e_lens.errors import ExamplesError, MissingPackageError
 from s2e_lens.models import LensModel
 
 _FILES = ("train", "validation", "test")
 _KEYS = ("name", "examples", *_FILES, "neutral", "attribute", "also", "utility", "system")
-_TASK_KEYS = ("name", "metric", "validation", "test")
+_TASK_KEYS = ("name", "metric", "validation", "test", "task")
 _METRICS = "s2e_lens.evaluation"
 """Where a metric is looked for that is named without a module."""
 
@@ -104,8 +105,9 @@ def load_behavior(source: str | Path, *, seed: int = 0) -> Behavior:
 
     Keys: ``name``; ``examples`` (one JSONL file, split here) or ``train``, ``test`` and perhaps ``validation``;
     ``neutral`` (a text file, one passage a line); ``system`` (a system prompt to compare with); ``attribute``, a metric;
-    ``also``, a list of metrics; and tables ``[[utility]]`` with ``name``, ``metric``, ``test`` and perhaps ``validation``.
-    A metric is a name in :mod:`s2e_lens.evaluation` or ``"module:name"``, of a :class:`Metric` or a function that makes one;
+    ``also``, a list of metrics; and tables ``[[utility]]`` with ``name``, ``metric``, ``test`` and perhaps ``validation``, or
+    with ``task``, what makes a :class:`Task` with items of its own (``{task = "harness_task", harness = "arc_easy"}``). A
+    metric is a name in :mod:`s2e_lens.evaluation` or ``"module:name"``, of a :class:`Metric` or a function that makes one;
     with options for that function, ``{metric = "refusal_rate", max_new_tokens = 64}``. Paths are relative to the TOML file.
 
     Raises:
@@ -154,6 +156,11 @@ def _task(path: Path, table: Any) -> Task:
     if not isinstance(table, dict):
         raise ExamplesError(f"{path}: utility must be a list of tables, [[utility]].")
     _check_keys(path, table, _TASK_KEYS, strings=("name", "validation", "test"))
+    if "task" in table:
+        if set(table) - {"name", "task"}:
+            raise ExamplesError(f"{path}: a [[utility]] table with 'task' takes no {sorted(set(table) - {'name', 'task'})}.")
+        made = _made(path, "utility", table["task"], Task, "task")
+        return replace(made, name=table.get("name", made.name))
     missing = {"name", "metric", "test"} - set(table)
     if missing:
         raise ExamplesError(f"{path}: a [[utility]] table lacks {', '.join(sorted(missing))}.")
@@ -174,28 +181,45 @@ def read_neutral(path: str | Path | None = None) -> tuple[str, ...]:
 
 
 def _metric(path: Path, key: str, given: Any) -> Metric:
-    options = dict(given) if isinstance(given, dict) else {"metric": given}
-    target = options.pop("metric", None)
+    return _made(path, key, given, Metric, "metric")
+
+
+def _made(path: Path, key: str, given: Any, kind: type[Any], what: str) -> Any:
+    """A metric, or a task with its items, by the name of it or of a function that makes it, with the function's options."""
+    options = dict(given) if isinstance(given, dict) else {what: given}
+    target = options.pop(what, None)
     if not isinstance(target, str):
-        raise ExamplesError(f"{path}: {key} must name a metric, or be a table with 'metric' and its options; got {given!r}.")
+        raise ExamplesError(f"{path}: {key} must name a {what}, or be a table with {what!r} and its options; got {given!r}.")
     module, _, name = target.rpartition(":")
-    sys.path.insert(0, str(path.parent.resolve()))  # as for a script: modules beside the file are found
-    try:
-        metric = getattr(importlib.import_module(module or _METRICS), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ExamplesError(
-            f"{path}: {key} = {target!r} cannot be imported ({error}). Write the name of a metric in {_METRICS}, or "
-            f"'module:name', of a module that is installed or lies beside {path.name}."
-        ) from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    if not isinstance(metric, Metric) and callable(metric):
+    with _importing_beside(path):
         try:
-            metric = metric(**options)
-        except Exception as error:  # the user's own function, or options that it does not take
-            raise ExamplesError(f"{path}: {key} = {target!r} cannot be made with {options}: {error}") from error
-    elif options:
-        raise ExamplesError(f"{path}: {key} = {target!r} takes no options; it got {sorted(options)}.")
-    if not isinstance(metric, Metric):
-        raise ExamplesError(f"{path}: {key} = {target!r} is a {type(metric).__name__}, not an s2e_lens Metric.")
-    return metric
+            found = getattr(importlib.import_module(module or _METRICS), name)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ExamplesError(
+                f"{path}: {key} = {target!r} cannot be imported ({error}). Write the name of a {what} in {_METRICS}, or "
+                f"'module:name', of a module that is installed or lies beside {path.name}."
+            ) from error
+        if not isinstance(found, kind) and callable(found):
+            try:
+                found = found(**options)
+            except MissingPackageError:
+                raise
+            except Exception as error:  # the user's own function, or options that it does not take
+                given_options = f"the options {sorted(options)}" if options else "no options"
+                raise ExamplesError(f"{path}: {key} = {target!r} cannot be made with {given_options}: {error}") from error
+        elif options:
+            raise ExamplesError(f"{path}: {key} = {target!r} takes no options; it got {sorted(options)}.")
+    if not isinstance(found, kind):
+        raise ExamplesError(f"{path}: {key} = {target!r} is a {type(found).__name__}, not an s2e_lens {kind.__name__}.")
+    return found
+
+
+@contextmanager
+def _importing_beside(path: Path) -> Iterator[None]:
+    """As for a script: modules beside the file are found, also by what is made from it (a judge named in an option)."""
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

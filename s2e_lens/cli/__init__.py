@@ -7,6 +7,7 @@ import typer
 
 from s2e_lens._version import __version__
 from s2e_lens.cli import commands, sweeps, verify
+from s2e_lens.cli.data import data
 from s2e_lens.errors import S2EError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command()(commands.export)
 app.command()(sweeps.sweep)
 app.command()(sweeps.compare)
 app.command()(verify.verify)
+app.command()(data)
 
 
 def _version(asked: bool) -> bool:

@@ -1,6 +1,9 @@
 """Evaluation: what an edit or a steering vector changes, on examples that no direction came from."""
 
+from s2e_lens.evaluation.choices import multiple_choice, true_answer_preferred, true_answer_share
 from s2e_lens.evaluation.compare import Comparison, compare
+from s2e_lens.evaluation.harness import harness_task
+from s2e_lens.evaluation.judge import endpoint_judge
 from s2e_lens.evaluation.logprobs import NeutralText, response_greedy, response_logprobs
 from s2e_lens.evaluation.measure import Items, Meter, Questions, measure_items, tokenize_questions
 from s2e_lens.evaluation.metrics import (
@@ -11,9 +14,9 @@ from s2e_lens.evaluation.metrics import (
     reasoning_length,
     refusal_rate,
     response_margin,
+    right_maths,
     right_number,
     true_answer_given,
-    true_answer_preferred,
 )
 from s2e_lens.evaluation.settings import DEFAULT_GRID, PRESETS, Bench, Grid, Setting, preset, steering_settings
 from s2e_lens.evaluation.store import Record, SweepStore
@@ -43,10 +46,13 @@ __all__ = [
     "Watched",
     "answer_stated",
     "compare",
+    "endpoint_judge",
     "estimate",
     "exact_answer",
+    "harness_task",
     "matched_gain",
     "measure_items",
+    "multiple_choice",
     "one_by_one",
     "pareto",
     "preset",
@@ -55,6 +61,7 @@ __all__ = [
     "response_greedy",
     "response_logprobs",
     "response_margin",
+    "right_maths",
     "right_number",
     "steering_settings",
     "sweep_frame",
@@ -62,4 +69,5 @@ __all__ = [
     "tokenize_questions",
     "true_answer_given",
     "true_answer_preferred",
+    "true_answer_share",
 ]

@@ -1,15 +1,16 @@
 """Metrics over examples, and their intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
 from s2e_lens.behaviors.examples import LABELS, check_classes
-from s2e_lens.errors import ExamplesError
 from s2e_lens.evaluation.answers import END_THINK, final_number, is_refusal, split_reasoning, states
+from s2e_lens.evaluation.judge import Judge, find_judge, prompt_text
 from s2e_lens.evaluation.logprobs import response_greedy, response_logprobs
 from s2e_lens.models import LensModel
 
@@ -103,32 +104,27 @@ def _judged(
     return measure
 
 
-def refusal_rate(*, max_new_tokens: int = 32, sample: bool = True, samples: int = 1) -> Metric:
-    """Share of answers that refuse, by :func:`~s2e_lens.evaluation.answers.is_refusal`.
+def refusal_rate(
+    *, judge: Judge | str | Mapping[str, Any] | None = None, max_new_tokens: int = 32, sample: bool = True, samples: int = 1
+) -> Metric:
+    """Share of answers that refuse, by :func:`~s2e_lens.evaluation.answers.is_refusal` or by a judge of your own.
 
-    Sampled with the model's own generation settings, ``samples`` times per prompt. A refusal shows at once: few tokens do.
+    Sampled with the model's own generation settings, ``samples`` times per prompt. A refusal shows at once: few tokens do,
+    for our own judge; another may need more.
+
+    A ``judge`` is called with the prompt and the answer and gives a bool, or a number in [0, 1]. It may be a function, its
+    name ``"module:function"``, or the options of :func:`~s2e_lens.evaluation.judge.endpoint_judge` (``url`` and ``model``).
+
+    Raises:
+        ExamplesError: for a judge that cannot be imported or made.
     """
-    judge = _judged(
-        lambda model, answer, question: float(is_refusal(answer)), max_new_tokens=max_new_tokens, sample=sample, samples=samples
-    )
-    return Metric("refusal rate", judge)
+    asked = None if judge is None else find_judge(judge)
 
+    def judged(model: LensModel, answer: str, question: Question) -> float:
+        return float(is_refusal(answer) if asked is None else asked(prompt_text(model, question.prompt), answer))
 
-def _measure_mc1(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
-    check_classes(examples, "the measured examples")
-    logprobs = dict(zip(map(id, examples), response_logprobs(model, examples).tolist(), strict=True))
-    found = []
-    for question in questions(examples):
-        if not (question.positive and question.negative):
-            raise ExamplesError("every question needs a true (positive) and a false (negative) answer for this metric.")
-        true, false = (max(logprobs[id(each)] for each in side) for side in (question.positive, question.negative))
-        found.append(float(true > false))
-    return found
-
-
-def true_answer_preferred() -> Metric:
-    """MC1: share of questions whose best true answer has a higher mean log-probability per token than every false one."""
-    return Metric("true answer preferred (MC1)", _measure_mc1)
+    name = "refusal rate" if judge is None else "refusal rate (judged)"
+    return Metric(name, _judged(judged, max_new_tokens=max_new_tokens, sample=sample, samples=samples))
 
 
 def true_answer_given(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
@@ -161,6 +157,25 @@ def right_number(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
         return float(final_number(answer) in {each for each in references if each is not None})
 
     return Metric("right result", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+
+
+def right_maths(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
+    """Share of answers whose result equals the reference (positive) answer *as mathematics*, after the reasoning.
+
+    1/2, 0.5 and \\frac{1}{2} are the same; see :func:`~s2e_lens.evaluation.maths.same_result`. Needs the extra ``math``.
+
+    Raises:
+        MissingPackageError: if ``math_verify`` is not installed.
+    """
+    from s2e_lens.evaluation.maths import check_installed, same_result
+
+    check_installed()
+
+    def judge(model: LensModel, answer: str, question: Question) -> float:
+        rest = split_reasoning(answer)[1]
+        return float(any(same_result(model.text.decode(each.input_ids[each.start :]), rest) for each in question.positive))
+
+    return Metric("right result (as mathematics)", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
 
 
 def answer_stated(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:

@@ -33,9 +33,9 @@ from s2e_lens.results import Attribution, Directions, Edit
 from s2e_lens.steering import random_components
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-MULTIPLES = (0.5, 1.25)
+MULTIPLES = (0.5,)
 """The edit is also measured with its λ multiplied by these."""
-CONTROL_SEEDS = (0, 1)
+CONTROL_SEEDS = (0,)
 GRID = Grid((None, 0.5), (None, 1.0, 2.0, 4.0), (0.05, 0.5), by="gain", scores=("cosine", "contrast"))
 """Edits that are tried on the validation split: 28; a sweep tries more."""
 SAMPLES = 4

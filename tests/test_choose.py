@@ -7,12 +7,12 @@ import torch
 
 from s2e_lens import Behavior, prepare_edit
 from s2e_lens.behaviors import Metric, Task, TokenizedExample
-from s2e_lens.editor import EditBasis, edit_grid, plan_to_gain
+from s2e_lens.editor import EditBasis, plan_to_gain
 from s2e_lens.errors import PlanError
+from s2e_lens.evaluation import Bench, Grid, tokenize_questions
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.choose import choose_edit
-from s2e_lens.pipeline.measure import tokenize_questions
-from s2e_lens.results import SITES
+from s2e_lens.results import SITES, Edit
 from tests.helpers import tiny_directions, tiny_examples
 from tests.tiny import tiny_hf, tiny_model
 
@@ -27,6 +27,11 @@ def model() -> LensModel:
 @pytest.fixture(scope="module")
 def basis(model: LensModel) -> EditBasis:
     return prepare_edit(model, tiny_directions(model))
+
+
+def edit_grid(model: LensModel, attn=(None, 0.5), mlp=(None, 1.0, 2.0, 4.0), alphas=(0.05, 0.5)) -> list[Edit]:
+    bench = Bench(model, tiny_directions(model))
+    return [bench.edit(setting) for setting in Grid(attn, mlp, alphas, by="gain").settings(bench)]
 
 
 def moved(model: LensModel) -> float:
@@ -61,8 +66,8 @@ def test_the_largest_gain_is_the_one_asked_for(basis: EditBasis) -> None:
         plan_to_gain(basis, {"attn": 0.0})
 
 
-def test_the_grid_has_every_combination_once_and_the_weakest_last(basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0.0, 0.5, 1.0), gains_mlp=(0.0, 2.0), alphas=(0.05, 0.5))
+def test_the_grid_has_every_combination_once_and_the_weakest_last(model: LensModel, basis: EditBasis) -> None:
+    edits = edit_grid(model, attn=(None, 0.5, 1.0), mlp=(None, 2.0))
     assert len(edits) == (3 * 2 - 1) * 2
     settings = [tuple(edit.provenance.settings[name] for name in ("rho_attn", "rho_mlp", "alpha")) for edit in edits]
     assert len(set(settings)) == len(edits)
@@ -70,8 +75,8 @@ def test_the_grid_has_every_combination_once_and_the_weakest_last(basis: EditBas
     assert doses == sorted(doses, reverse=True)
 
 
-def test_the_best_attribute_within_the_tolerance_is_taken(model: LensModel, basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(0.5, 1.0, 2.0, 4.0), alphas=(0.05,))
+def test_the_best_attribute_within_the_tolerance_is_taken(model: LensModel) -> None:
+    edits = edit_grid(model, attn=(None,), mlp=(0.5, 1.0, 2.0, 4.0), alphas=(0.05,))
     sizes = [sum(float(term.lam.square().sum()) for site in SITES for term in edit[site]) for edit in edits]
     assert sizes == sorted(sizes, reverse=True)
     limit = 1 / 1e3
@@ -97,15 +102,15 @@ def test_a_hopeless_setting_is_not_measured_to_the_end(model: LensModel, basis: 
     seen: list[str] = []
     tasks = [metric(name, lambda far: float(far == 0), seen=seen) for name in ("first", "second", "third")]
     what = behavior(metric("moved", lambda far: far), *tasks)
-    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(1.0, 2.0), alphas=(0.05,))
+    edits = edit_grid(model, attn=(None,), mlp=(1.0, 2.0), alphas=(0.05,))
     choice = choose_edit(model, what, edits, tokenize_questions(model, what, "validation"), neutral=NEUTRAL, tolerance=0.1)
     assert seen == ["first", "second", "third", "first", "first"]
     assert choice.taken.edit is edits[-1]
     assert choice.taken.utility is None
 
 
-def test_without_tasks_perplexity_is_what_must_not_suffer(model: LensModel, basis: EditBasis) -> None:
-    edits = edit_grid(basis, gains_attn=(0.0,), gains_mlp=(0.25, 8.0), alphas=(0.05,))
+def test_without_tasks_perplexity_is_what_must_not_suffer(model: LensModel) -> None:
+    edits = edit_grid(model, attn=(None,), mlp=(0.25, 8.0), alphas=(0.05,))
     what = behavior(metric("moved", lambda far: far))
     questions = tokenize_questions(model, what, "validation")
     loose = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=1e6)
@@ -115,11 +120,11 @@ def test_without_tasks_perplexity_is_what_must_not_suffer(model: LensModel, basi
     assert strict.taken.edit is edits[-1]
 
 
-def test_choosing_leaves_the_weights_and_the_random_numbers_alone(model: LensModel, basis: EditBasis) -> None:
+def test_choosing_leaves_the_weights_and_the_random_numbers_alone(model: LensModel) -> None:
     what = behavior(metric("moved", lambda far: far))
     state = torch.get_rng_state()
     before = model.weight_hash()
-    choose_edit(model, what, edit_grid(basis), tokenize_questions(model, what, "validation"), neutral=NEUTRAL)
+    choose_edit(model, what, edit_grid(model), tokenize_questions(model, what, "validation"), neutral=NEUTRAL)
     assert model.weight_hash() == before
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(PlanError, match="no edit"):

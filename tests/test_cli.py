@@ -22,7 +22,7 @@ from tests.tiny import PARITY, STORIES, needs_parity, needs_stories
 
 HAPPY_SAD = Path(__file__).parent / "data" / "happy_sad.jsonl"
 LLAMA = PARITY / "llama"
-COMMANDS = ("run", "extract", "attribute", "edit", "export", "data")
+COMMANDS = ("run", "extract", "attribute", "edit", "export", "sweep", "compare", "verify", "data")
 REPORT_FILES = {
     "report.html",
     "plotly.min.js",
@@ -30,6 +30,7 @@ REPORT_FILES = {
     "neuron_ranking.html",
     "response.html",
     "summary.json",
+    "controls.csv",
     "measurements.csv",
     "measurements.json",
     "components.csv",
@@ -398,7 +399,7 @@ def test_run_writes_the_whole_report_and_the_same_bytes_again(tmp_path: Path):
     first = listing(tmp_path)
     assert set(first) == {f"report/{name}" for name in REPORT_FILES}, "and nothing half done beside it"
     conditions = list(pd.read_csv(out / "measurements.csv")["condition"])
-    assert conditions == ["base", "edit", "steering 1"]
+    assert conditions == ["unedited", "edit", "edit, λ × 0.5", "steering 1"]
     assert all(name in printed for name in ("unedited", "edit", "steering 1", "response margin"))
     assert f"Report: {out / 'report.html'}" in printed
     assert "…" not in printed, "no number is cut off, however narrow the terminal"

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from s2e_lens import load_model, run, tokenize_examples
-from s2e_lens.attribution import contribution
 from s2e_lens.behaviors import Behavior, load_behavior, shipped_behaviors
 from s2e_lens.behaviors.examples import AnyExample, Example
 from s2e_lens.demo import DATA_FOLDER, MODEL_FOLDER, conversations, splits, train, world
@@ -25,6 +24,7 @@ from s2e_lens.errors import StorageError
 from s2e_lens.evaluation.answers import final_number, is_refusal, split_reasoning
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.report import write_report
+from s2e_lens.pipeline.run import GRID
 from tests.tiny import config
 
 WEIGHT_HASH = "xxh3:59d233833a9e9a891233271e5478665d"
@@ -277,11 +277,11 @@ def some(behavior: Behavior, number: int) -> Behavior:
 def test_steering_moves_each_behaviour_on_a_sample_and_utility_is_between_its_bounds(demo: LensModel, name: str) -> None:
     behavior = some(load_behavior(name), 40)
     outcome = run(demo, behavior, strengths=(-0.5, 0.5), planner=partial(plan_to_gain, gains={"mlp": 0.5}))
-    base, _, against, towards = outcome.measurements
+    base, _, _, against, towards = outcome.points
     sign = 1 if outcome.behavior.attribute.higher_is_better else -1
     assert sign * (towards.attribute.value - against.attribute.value) > (0.2 if sign > 0 else 0.1 * base.attribute.value)
     assert 0.6 < base.utility.value < 0.99
-    assert all(task.value > 0.5 for task in base.tasks.values())
+    assert all(task.mean() > 0.5 for task in base.items.tasks.values())
     if name == "safety":
         assert 0.2 < base.attribute.value < 0.7
     if name == "truthfulness":
@@ -291,10 +291,12 @@ def test_steering_moves_each_behaviour_on_a_sample_and_utility_is_between_its_bo
 def test_a_planner_may_bring_an_edit_of_another_score(demo: LensModel) -> None:
     behavior = some(load_behavior("truthfulness"), 4)
     behavior = dataclasses.replace(behavior, validation=(), utility=(), also=())
-    first = run(demo, behavior, scores=(contribution,), planner=partial(plan_to_gain, gains={"mlp": 0.5}), strengths=(0.5,))
+    grid = dataclasses.replace(GRID, scores=("contribution",))
+    first = run(demo, behavior, grid=grid, planner=partial(plan_to_gain, gains={"mlp": 0.5}), strengths=(0.5,))
     again = run(demo, behavior, planner=lambda basis: first.edit, strengths=(0.5,))
     assert again.edit is first.edit
-    assert again.measurements[1].attribute == first.measurements[1].attribute
+    assert again.points[1].attribute == first.points[1].attribute
+    assert again.attribution.score == "contribution"
 
 
 def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report(demo: LensModel, tmp_path: Path) -> None:
@@ -320,7 +322,7 @@ def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report
     assert list(found["behaviors"]) == ["safety", "truthfulness"]
     for outcome in outcomes:
         each = found["behaviors"][outcome.behavior.name]
-        base, edit, steering = outcome.measurements
+        base, edit, _, steering = outcome.points
         for what in ("attribute", "utility"):
             values = [getattr(m, what).value for m in (base, edit, steering)]
             assert [each[what]["base"], each[what]["edit"], each[what]["steering"]] == [*values[:2], [[0.5, values[2]]]]
@@ -334,7 +336,9 @@ def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report
     assert 'href="safety/report.html"' in page
     page = (tmp_path / "report" / "safety" / "report.html").read_text(encoding="utf-8")
     assert "were chosen on the validation questions" in page
-    assert all(task in page for task in outcomes[0].measurements[0].tasks)
+    assert all(task in page for task in outcomes[0].points[0].items.tasks)
+    assert "at the edit's utility" in page
+    assert "System prompt" in page
 
 
 @pytest.mark.parametrize("template", ["no system role", "silent about system", "with system"])
@@ -367,5 +371,5 @@ def test_the_behaviours_can_be_pointed_at_another_model(tmp_path: Path, template
         few = dataclasses.replace(some(behavior, 4), train=behavior.train[:12], utility=some(behavior, 4).utility[:2], also=())
         few = dataclasses.replace(few, validation=())
         outcome = run(model, few, strengths=(1.0,))
-        assert [each.condition for each in outcome.measurements] == ["base", "edit", "steering 1"]
-        assert all(np.isfinite(each.attribute.value) for each in outcome.measurements)
+        assert [each.setting.method for each in outcome.points] == ["base", "edit", "edit", "steering"]
+        assert all(np.isfinite(each.attribute.value) for each in outcome.points)

@@ -1,23 +1,39 @@
 """Log-probabilities, fluency, margins and intervals, against plain loops."""
 
 import math
-from contextlib import nullcontext
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from s2e_lens import Behavior, edited
+from s2e_lens import edited
 from s2e_lens.behaviors import TokenizedExample
 from s2e_lens.behaviors.behavior import Metric
+from s2e_lens.editor.apply import edit_effects
+from s2e_lens.effects import Effect, Intervention
 from s2e_lens.errors import ExamplesError, ModelError
-from s2e_lens.evaluation import estimate, fluency, logprobs, response_logprobs, response_margin
-from s2e_lens.pipeline.measure import Questions, measure_conditions
+from s2e_lens.evaluation import (
+    Condition,
+    Items,
+    Meter,
+    NeutralText,
+    Questions,
+    Resampled,
+    estimate,
+    logprobs,
+    response_logprobs,
+    response_margin,
+)
+from s2e_lens.models import LensModel
 from tests.helpers import tiny_edit, tiny_examples
 from tests.tiny import tiny_hf, tiny_model
 
 TEXTS = ("w5 w9 w40 w41 w42", "w100 w7", "w30 w31 w32 w33 w34 w35 w36")
+
+
+def measured(model: LensModel, *conditions: Condition, metric: Metric = response_margin, seed: int = 0) -> list[Items]:
+    questions = Questions(metric, tiny_examples(), [], seed=seed)
+    return list(Meter(model, questions, TEXTS).measure(conditions))
 
 
 def plain_logprobs(hf: torch.nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
@@ -41,7 +57,7 @@ def test_response_logprobs_are_the_mean_over_response_tokens_the_first_included(
 def test_perplexity_and_kl_are_those_of_a_loop() -> None:
     model = tiny_model()
     edit = tiny_edit(model)
-    got = fluency(model, TEXTS, {"base": nullcontext, "edit": partial(edited, model, edit)})
+    base, got = measured(model, Condition(), Condition(edit_effects(edit)))
     hf, changed = tiny_hf(), tiny_hf()
     with edited(model, edit):
         changed.load_state_dict(model.twin.state_dict())
@@ -52,16 +68,17 @@ def test_perplexity_and_kl_are_those_of_a_loop() -> None:
         with torch.no_grad():
             p, q = (m(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1) for m in (hf, changed))
         kls += (p.exp() * (p - q)).sum(-1).tolist()
-    assert got["edit"].perplexity == pytest.approx(math.exp(-np.mean(losses)), rel=1e-4)
-    assert got["edit"].kl == pytest.approx(np.mean(kls), rel=1e-3)
-    assert got["edit"].tokens == len(losses)
-    assert got["base"].kl == 0.0
-    assert got["edit"].kl > 0.01
+    assert got.perplexity == pytest.approx(math.exp(-np.mean(losses)), rel=1e-4)
+    assert got.kl == pytest.approx(np.mean(kls), rel=1e-3)
+    assert got.tokens.sum() == len(losses)
+    assert base.kl == 0.0
+    assert got.kl > 0.01
+    assert got.utility == pytest.approx(-np.mean(losses), rel=1e-4)  # without tasks
 
 
 def test_neutral_text_without_two_tokens_is_refused() -> None:
     with pytest.raises(ExamplesError, match="two tokens"):
-        fluency(tiny_model(), [""], {"base": nullcontext})
+        NeutralText(tiny_model(), [""])
 
 
 def test_the_margin_is_paired_by_prompt_where_it_can_be() -> None:
@@ -110,53 +127,58 @@ def test_groups_weigh_the_same_and_are_drawn_from_apart() -> None:
 
 
 def test_a_users_metric_must_give_finite_numbers_for_the_same_items() -> None:
-    model, examples = tiny_model(), tiny_examples()
-    train = [TokenizedExample("positive", (1, 5), 1), TokenizedExample("negative", (1, 6), 1)]
+    model = tiny_model()
 
     def measure_with(measure):
-        behavior = Behavior("mine", train=train, test=[], attribute=Metric("mine", measure))
-        conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
-        return measure_conditions(model, behavior, Questions(examples, []), conditions, neutral=TEXTS)
+        return measured(model, Condition(), Condition(), metric=Metric("mine", measure))
 
     with pytest.raises(ExamplesError, match="NaN or infinite"):
         measure_with(lambda model, examples: [1.0, math.nan])
-    with pytest.raises(ExamplesError, match="'mine' failed under the unedited model: ZeroDivisionError"):
+    with pytest.raises(ExamplesError, match="'mine' failed under condition 1: ZeroDivisionError"):
         measure_with(lambda model, examples: [1 / 0])
     calls = iter(([1.0, 2.0], [1.0]))
+    base, fewer = measure_with(lambda model, examples: next(calls))
     with pytest.raises(ExamplesError, match="another number of items"):
-        measure_with(lambda model, examples: next(calls))
+        Resampled(base).attribute(fewer)
     base, again = measure_with(lambda model, examples: [1.0, 2.0, 4.0])
-    assert base.attribute.value == pytest.approx(7 / 3)
-    assert again.change.value == 0.0
+    assert base.attribute.mean() == pytest.approx(7 / 3)
+    assert (again.attribute - base.attribute == 0.0).all()
 
 
 def test_a_model_that_gives_nan_is_an_error_and_not_a_kl_of_zero() -> None:
     model = tiny_model()
-    broken = partial(model.intercept, {("mlp", 1): lambda x, y: y * float("nan")})
-    with pytest.raises(ModelError, match="under edit"):
-        fluency(model, TEXTS, {"base": nullcontext, "edit": broken})
+    broken = Condition(Intervention({("mlp", 1): Effect(adds=torch.full((model.shapes.d_model,), math.nan))}))
+    with pytest.raises(ModelError, match="under condition 2"):
+        measured(model, Condition(), broken)
 
 
-def test_a_sampling_metric_repeats_itself_and_draws_the_same_noise_under_each_condition() -> None:
-    model, train = tiny_model(), [TokenizedExample("positive", (1, 5), 1), TokenizedExample("negative", (1, 6), 1)]
-    metric = Metric("noise", lambda model, examples: torch.rand(5).tolist())
-    behavior = Behavior("mine", train=train, test=[], attribute=metric)
-    conditions = {"base": (None, nullcontext), "again": (None, nullcontext)}
+@pytest.mark.parametrize("share", [False, True])
+def test_a_sampling_metric_repeats_itself_and_draws_the_same_noise_under_each_condition(share: bool) -> None:
+    model = tiny_model()
+
+    def measure(model: LensModel, examples: list[TokenizedExample]) -> list[float]:
+        first = torch.rand(3).tolist()
+        model.logits(*model.pad([[1, 5]]))  # others may run meanwhile
+        return [*first, *torch.rand(2).tolist()]
+
     before = torch.random.get_rng_state()
-    questions = Questions(tiny_examples(), [])
-    runs = [measure_conditions(model, behavior, questions, conditions, neutral=TEXTS, seed=seed) for seed in (3, 3, 4)]
+    runs = []
+    for seed in (3, 3, 4):
+        questions = Questions(Metric("noise", measure), tiny_examples(), [], seed=seed)
+        runs.append([each.attribute.tolist() for each in Meter(model, questions, TEXTS, share=share).measure([Condition()] * 3)])
     assert torch.equal(torch.random.get_rng_state(), before)
-    values = [[each.attribute.value for each in run] for run in runs]
-    assert values[0] == values[1] != values[2]
-    assert values[0][0] == values[0][1]
+    assert runs[0] == runs[1] != runs[2]
+    assert runs[0][0] == runs[0][1] == runs[0][2]
+    assert len(set(runs[0][0])) == 5
 
 
 def test_windows_of_batches_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
-    conditions = {"base": nullcontext, "edit": partial(edited, model, tiny_edit(model))}
-    whole = fluency(model, TEXTS, conditions)
+    edit = Condition(edit_effects(tiny_edit(model)))
+    (whole,) = measured(model, edit)
     monkeypatch.setattr(logprobs, "WINDOW_NUMBERS", 1)
     monkeypatch.setattr(logprobs, "BATCH_TOKENS", 4)
-    parts = fluency(model, TEXTS, conditions)
-    assert parts["edit"].kl == pytest.approx(whole["edit"].kl, rel=1e-4)
-    assert parts["edit"].perplexity == pytest.approx(whole["edit"].perplexity, rel=1e-4)
+    (parts,) = measured(model, edit)
+    assert parts.kl == pytest.approx(whole.kl, rel=1e-4)
+    assert parts.perplexity == pytest.approx(whole.perplexity, rel=1e-4)
+    assert sorted(parts.tokens) == sorted(whole.tokens)

@@ -1,6 +1,5 @@
 """The main job on a real pretrained model, with happy and sad sentences."""
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from s2e_lens import Behavior, edited, load_model, read_examples, run, steered, 
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.editor import plan_edit, plan_to_count
 from s2e_lens.errors import ExamplesError, ExportError
-from s2e_lens.evaluation import fluency, response_margin
+from s2e_lens.evaluation import response_margin
 from s2e_lens.pipeline import Outcome
 from s2e_lens.pipeline.report import write_report
 from s2e_lens.pipeline.tables import components_frame, summary
@@ -35,7 +34,7 @@ def margin(outcome: Outcome) -> float:
 
 
 def test_edit_and_steering_make_held_out_happy_sentences_likelier(outcome: Outcome) -> None:
-    base, edit, *steering = outcome.measurements
+    base, edit, _, *steering = outcome.points
     assert base.change.value == 0.0
     assert edit.change.value > 0.02
     changes = [each.change.value for each in steering]
@@ -57,17 +56,16 @@ def test_no_prompt_is_both_trained_and_measured_on(outcome: Outcome) -> None:
 
 def test_the_reported_numbers_are_those_of_the_model_under_each_condition(outcome: Outcome) -> None:
     """Measured again, one condition at a time, outside the pipeline."""
-    base, edit, half, *_ = outcome.measurements
+    base, edit, weaker, half, *_ = outcome.points
     assert margin(outcome) == pytest.approx(base.attribute.value, abs=1e-6)
     with edited(outcome.model, outcome.edit):
         assert margin(outcome) == pytest.approx(edit.attribute.value, abs=1e-6)
     with steered(outcome.model, outcome.directions, 0.5):
         assert margin(outcome) == pytest.approx(half.attribute.value, abs=1e-6)
-    condition = partial(edited, outcome.model, outcome.edit)
-    texts = fluency(outcome.model, outcome.behavior.neutral, {"base": nullcontext, "edit": condition})
-    assert texts["edit"].kl == pytest.approx(edit.fluency.kl, rel=1e-5)
-    assert texts["base"].perplexity == pytest.approx(base.utility.value, rel=1e-6)
-    assert edit.fluency.kl > 0.005
+    with edited(outcome.model, 0.5 * outcome.edit):
+        assert margin(outcome) == pytest.approx(weaker.attribute.value, abs=1e-6)
+    assert base.items.perplexity == pytest.approx(base.utility.value, rel=1e-6)
+    assert edit.items.kl > weaker.items.kl > 0.001
 
 
 def test_the_default_plan_has_the_dose_of_steering_at_strength_one(outcome: Outcome) -> None:
@@ -88,20 +86,26 @@ def test_the_component_table_lists_every_edited_component_and_its_dose_adds_up(o
 
 def test_the_summary_holds_what_was_measured(outcome: Outcome) -> None:
     found = summary([outcome])["behaviors"]["happy"]
-    base, edit, *steering = outcome.measurements
+    base, edit, _, *steering = outcome.points
     assert found["attribute"]["base"] == base.attribute.value
     assert found["attribute"]["edit"] == edit.attribute.value
-    assert found["attribute"]["steering"] == [[each.strength, each.attribute.value] for each in steering]
-    assert found["utility"]["steering"][0] == [0.5, steering[0].fluency.perplexity]
+    assert found["attribute"]["steering"] == [[each.setting.strength, each.attribute.value] for each in steering]
+    assert found["utility"]["steering"][0] == [0.5, steering[0].items.perplexity]
     assert found["edit"]["heads"] == outcome.edit.count("attn")
     assert set(found["edit"]) >= {"rho_attn", "rho_mlp", "alpha", "heads", "neurons"}
+    for key in ("gain_at_matched_utility", "gain_at_matched_kl"):
+        assert set(found[key]) >= {"value", "low", "high", "p", "settings_tried"}
+        assert found[key]["settings_tried"] == 1  # planned without looking
+    at_kl = outcome.comparison.at_kl
+    assert found["gain_at_matched_kl"]["value"] == pytest.approx(edit.attribute.value - at_kl.other)
+    assert set(found["controls"]) == {"random components", "random direction"}
 
 
 def test_every_sample_has_an_answer_under_every_condition(outcome: Outcome) -> None:
     assert len(outcome.samples) == 4
     for sample in outcome.samples:
-        assert set(sample) == {"prompt", *(each.condition for each in outcome.measurements)}
-        assert sample["base"]
+        assert set(sample) == {"prompt", "unedited", "edit", "steering 0.5", "steering 1", "steering 2"}
+        assert sample["unedited"]
 
 
 def test_the_model_is_left_as_it_was(outcome: Outcome) -> None:
@@ -120,7 +124,7 @@ def test_a_report_of_one_site_alone_is_written(outcome: Outcome, tmp_path: Path,
 def test_a_report_page_needs_no_network_and_shows_markup_literally(outcome: Outcome, tmp_path: Path) -> None:
     import dataclasses
 
-    hostile = dataclasses.replace(outcome, samples=[{**outcome.samples[0], "base": "<img src=x onerror=alert(1)>"}])
+    hostile = dataclasses.replace(outcome, samples=[{**outcome.samples[0], "unedited": "<img src=x onerror=alert(1)>"}])
     write_report([hostile], tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page

@@ -21,7 +21,7 @@ from s2e_lens.pipeline.tables import attribute_name, shown_change, shown_gain, s
 from s2e_lens.results import SITES, Attribution, Directions, Edit, Site, component_label
 from s2e_lens.storage import save, write_text
 
-TABLE_WIDTH = 120
+TABLE_WIDTH = 160
 """A narrower terminal breaks a line of a table; rich would cut numbers off."""
 
 STRONG_DOSE = 3.0

@@ -51,7 +51,7 @@ class Comparison:
     edit: Point
     base: Point
     curve: tuple[Point, ...]
-    """Steering, weakest first."""
+    """Steering, by strength."""
     edits: tuple[Point, ...]
     """Every edit that was measured on the test split, the one that is compared among them."""
     controls: tuple[Control, ...]
@@ -126,7 +126,7 @@ def compare(
         )
     sign = 1 if higher_is_better else -1
     draws = Resampled(base.items, seed=seed)
-    path = [base.items, *(record.items for record in sorted(steering, key=_strength))]
+    path = [record.items for record in sorted([base, *steering], key=_strength)]
     edits = [record for record in test if record.setting.method == EDIT]
 
     def gain(items: Items, by: Any) -> Gain:
@@ -162,7 +162,7 @@ def compare(
 
 
 def _strength(record: Record) -> float:
-    return abs(record.setting.strength or 0.0)
+    return record.setting.strength or 0.0
 
 
 def _selected(validation: Sequence[Record], sign: int, tolerance: float) -> Setting | None:

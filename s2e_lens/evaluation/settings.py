@@ -97,7 +97,7 @@ def steering_settings(
     kept = {"sites": None if sites is None else list(sites), "layers": None if layers is None else list(layers)}
     kept["positions"] = None if positions == "all" else positions
     options = {name: value for name, value in kept.items() if value is not None}
-    return [Setting(method, {"strength": float(each), **options}) for each in sorted(strengths, key=abs)]
+    return [Setting(method, {"strength": float(each), **options}) for each in sorted(strengths)]
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def matched_gain(
 ) -> Gain:
     """The edit's attribute minus the curve's, interpolated where the curve has the edit's utility (or KL).
 
-    The curve joins its points by straight lines, in their order: the unedited model first, then steering, weakest first. The
+    The curve joins its points by straight lines, in their order: steering by strength, the unedited model at strength 0. The
     interval is the 2.5th to 97.5th percentile over paired bootstrap draws. In a draw where the edit lies beyond the curve's ends
     it is compared with the nearest end; in the data themselves it is not compared at all then.
 

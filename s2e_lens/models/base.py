@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import torch
@@ -85,7 +85,7 @@ class LensModel(ABC):
     carries_edit: str | None = None
     """What is known of an edit that these weights already carry (an exported checkpoint says so), or None."""
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
+    def __new__(cls, *args: Any, **options: Any) -> Any:
         model = super().__new__(cls)
         model._session = uuid.uuid4().hex
         return model

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from s2e_lens.activations import collect_means
+from s2e_lens.attribution import SCORES
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.directions import Method, find_directions, needs_examples
@@ -123,7 +124,7 @@ def run(
         choice = choose_edit(model, behavior, edits, validation, neutral=neutral, progress=progress)
     edit = choice.taken.edit if choice else (planner or plan_to_dose)(bench.basis(grid.scores[0]))
     score = edit.provenance.settings.get("score")  # a planner may bring an edit from elsewhere
-    basis = bench.basis(score if score in grid.scores else grid.scores[0])
+    basis = bench.basis(score if score in SCORES else grid.scores[0])
     with edited(model, edit) as realised:
         pass
     taken = Setting.of_edit(edit)

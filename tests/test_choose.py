@@ -95,6 +95,7 @@ def test_the_best_attribute_within_the_tolerance_is_taken(model: LensModel) -> N
     assert choice.taken.utility == pytest.approx(1 - loss)
     # Lower is better: the same attribute, as something to keep low, finds no improvement: the weakest is taken.
     low = behavior(metric("moved", lambda far: far, higher=False), harm)
+    questions = tokenize_questions(model, low, "validation")
     assert choose_edit(model, low, edits, questions, neutral=NEUTRAL, tolerance=1.0).taken.edit is edits[-1]
 
 

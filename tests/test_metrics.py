@@ -13,7 +13,6 @@ from s2e_lens.errors import ExamplesError
 from s2e_lens.evaluation import (
     answer_stated,
     exact_answer,
-    metrics,
     reasoning_length,
     refusal_rate,
     response_greedy,
@@ -95,14 +94,16 @@ def test_an_instruction_counts_to_the_letter(demo: LensModel) -> None:
     ]
 
 
-def test_prompts_are_generated_in_batches_and_answers_keep_their_order(demo: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "GENERATION_ROWS", 2)
+def test_all_samples_are_asked_for_at_once_and_answers_keep_their_order(demo: LensModel) -> None:
     prompts = ["a b c d e", "a", "a b c", "a b", "a b c d"]
     examples = tokenize_examples(demo, [Example("positive", prompt, str(len(prompt))) for prompt in prompts])
     with saying(demo, {prompt: [f"it is {len(prompt)}"] for prompt in prompts}) as calls:
         assert list(right_number(max_new_tokens=7).measure(demo, examples)) == [1.0] * 5
-    assert [call["rows"] for call in calls] == [2, 2, 1]
-    assert all(call["max_new_tokens"] == 7 and call["do_sample"] is False for call in calls)
+    (call,) = calls
+    assert (call["rows"], call["max_new_tokens"], call["do_sample"], call["draws"]) == (5, 7, False, [0] * 5)
+    with saying(demo, {prompt: ["No.", "I can't help with that."] for prompt in prompts}) as calls:
+        assert list(refusal_rate(samples=2).measure(demo, examples)) == [0.5] * 5
+    assert calls[0]["draws"] == [0, 1] * 5
 
 
 def test_mc1_compares_the_best_answers_of_both_sides() -> None:

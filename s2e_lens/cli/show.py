@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from s2e_lens.editor import EditBasis, Realised
 from s2e_lens.evaluation import Comparison
-from s2e_lens.evaluation.compare import control_means
+from s2e_lens.evaluation.comparison import control_means
 from s2e_lens.models import LensModel, load_model
 from s2e_lens.pipeline import Outcome
 from s2e_lens.pipeline.sweeps import SweepResult

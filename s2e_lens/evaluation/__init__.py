@@ -1,7 +1,7 @@
 """Evaluation: what an edit or a steering vector changes, on examples that no direction came from."""
 
 from s2e_lens.evaluation.choices import multiple_choice, true_answer_preferred, true_answer_share
-from s2e_lens.evaluation.compare import Comparison, compare
+from s2e_lens.evaluation.comparison import Comparison, compare
 from s2e_lens.evaluation.harness import harness_task
 from s2e_lens.evaluation.judge import endpoint_judge
 from s2e_lens.evaluation.logprobs import NeutralText, response_greedy, response_logprobs
@@ -19,9 +19,9 @@ from s2e_lens.evaluation.metrics import (
     true_answer_given,
 )
 from s2e_lens.evaluation.settings import DEFAULT_GRID, PRESETS, Bench, Grid, Setting, preset, steering_settings
+from s2e_lens.evaluation.sharing import Condition, Watched, one_by_one, together
 from s2e_lens.evaluation.store import Record, SweepStore
 from s2e_lens.evaluation.sweep import Plan, Sweep, sweep_frame
-from s2e_lens.evaluation.together import Condition, Watched, one_by_one, together
 from s2e_lens.evaluation.tradeoff import Gain, Resampled, matched_gain, pareto
 
 __all__ = [

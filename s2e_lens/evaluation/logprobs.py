@@ -66,7 +66,8 @@ class Window:
     """Batches of neutral text, with the unedited model's log-probabilities of every token."""
 
     batches: Sequence[tuple[Tensor, Tensor]]
-    bases: Sequence[Float[Tensor, "row next d_vocab"]]
+    bases: Sequence[Tensor]
+    """[row, next, d_vocab], one per batch."""
 
     def score(self, model: LensModel, condition: str) -> tuple[np.ndarray, np.ndarray]:
         """Σ -log p and Σ KL(unedited ‖ model) of each passage, in nats, over all its tokens but the first.

@@ -13,7 +13,7 @@ from s2e_lens.behaviors import Behavior, Example, Metric, Task, TokenizedExample
 from s2e_lens.errors import ExamplesError, S2EError
 from s2e_lens.evaluation.logprobs import NeutralText
 from s2e_lens.evaluation.metrics import response_margin
-from s2e_lens.evaluation.together import Condition, NeedsWeights, Watched, enough_together, one_by_one, together
+from s2e_lens.evaluation.sharing import Condition, NeedsWeights, Watched, enough_together, one_by_one, together
 from s2e_lens.models import LensModel, seeded
 
 Split = Literal["validation", "test"]

@@ -14,7 +14,7 @@ from s2e_lens.editor import EditBasis, edited, plan_edit, plan_to_gain, prepare_
 from s2e_lens.editor.apply import edit_effects
 from s2e_lens.effects import POSITIONS, Positions
 from s2e_lens.errors import PlanError
-from s2e_lens.evaluation.together import Condition
+from s2e_lens.evaluation.sharing import Condition
 from s2e_lens.models import LensModel
 from s2e_lens.results import SITES, Directions, Edit, Site
 from s2e_lens.steering import ablation, addition, random_components, random_directions

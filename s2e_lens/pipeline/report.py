@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from s2e_lens import storage
-from s2e_lens.evaluation.compare import Point as Measured
+from s2e_lens.evaluation.comparison import Point as Measured
 from s2e_lens.export.folder import new_folder
 from s2e_lens.pipeline.run import Outcome
 from s2e_lens.pipeline.tables import (

@@ -27,7 +27,7 @@ from s2e_lens.evaluation import (
     steering_settings,
     tokenize_questions,
 )
-from s2e_lens.evaluation.compare import Point
+from s2e_lens.evaluation.comparison import Point
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.choose import Choice, choose_edit
 from s2e_lens.results import Attribution, Directions, Edit
@@ -132,7 +132,8 @@ def run(
     for multiple in MULTIPLES:
         conditions[Setting.of_edit(multiple * edit)] = _condition(model, multiple * edit)
     conditions |= {each: bench.condition(each) for each in steering}
-    meter = Meter(model, test, neutral)
+    # One condition at a time: which way is faster is a matter of chance, and rounds otherwise; a report repeats to the byte.
+    meter = Meter(model, test, neutral, share=False)
     records = _measure(meter, conditions, behavior.name, progress=progress)
     controls: dict[Setting, Condition] = {}
     strength = _as_far(records, taken)
@@ -145,7 +146,7 @@ def run(
     if behavior.system is not None and model.text.has_chat_template:
         told = Setting("system prompt", {"system": behavior.system})
         asked = tokenize_questions(model, behavior, "test", system=behavior.system, truncate=truncate, seed=seed)
-        records += _measure(Meter(model, asked, neutral), {told: Condition()}, behavior.name, progress=progress)
+        records += _measure(Meter(model, asked, neutral, share=False), {told: Condition()}, behavior.name, progress=progress)
     comparison = compare(
         records,
         taken,

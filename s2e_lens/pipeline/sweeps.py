@@ -12,7 +12,7 @@ from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.directions import Method, find_directions, needs_examples
 from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
-from s2e_lens.evaluation.compare import Point, control_means, gain_json, points_frame
+from s2e_lens.evaluation.comparison import Point, control_means, gain_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
 from s2e_lens.models import LensModel
 from s2e_lens.results import Directions

@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2e_lens.editor.plan import SiteBasis
 from s2e_lens.evaluation import Estimate, estimate, response_margin
-from s2e_lens.evaluation.compare import Point, control_means, gain_json
+from s2e_lens.evaluation.comparison import Point, control_means, gain_json
 from s2e_lens.evaluation.tradeoff import Gain
 from s2e_lens.pipeline.choose import Choice
 from s2e_lens.pipeline.run import BASE_LABEL, Outcome

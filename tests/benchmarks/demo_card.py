@@ -1,26 +1,24 @@
-"""Measure the demo model and write the numbers into its card: ``python tests/benchmarks/demo_card.py [--model DIR]``.
+"""Measure the demo model and write the numbers into its card: ``python tests/benchmarks/demo_card.py [--sweeps DIR]``.
 
-For each behaviour: the steering curve, and the chosen edit at several multiples of its λ, all on the test split.
+Each behaviour is swept (edits, steering curve, controls; selection on validation questions), and the card shows its test questions.
 """
 
 import argparse
-from functools import partial
+from pathlib import Path
 
 import torch
 
 import s2e_lens
-from s2e_lens import edited, load_model
+from s2e_lens import load_model
 from s2e_lens.behaviors import load_behavior, shipped_behaviors
 from s2e_lens.demo import MODEL_FOLDER
-from s2e_lens.evaluation import Estimate
-from s2e_lens.evaluation.logprobs import Condition
-from s2e_lens.pipeline.measure import Measurement, measure_conditions, tokenize_questions
-from s2e_lens.pipeline.run import Outcome, run
+from s2e_lens.evaluation import DEFAULT_GRID, Estimate, Plan, estimate
+from s2e_lens.evaluation.comparison import Point, control_means
+from s2e_lens.pipeline.sweeps import SweepResult, compare_sweep, sweep
+from s2e_lens.pipeline.tables import shown_gain
 
 CARD = MODEL_FOLDER.parent / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
-MULTIPLES = (0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 
 
 def shown(value: Estimate, digits: int = 2) -> str:
@@ -34,50 +32,54 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-def curve(outcome: Outcome, more: list[Measurement]) -> str:
-    """Attribute and utility under each condition."""
-    digits = 2 if outcome.measurements[0].attribute.value < 10 else 1
-    rows = [
-        ["unedited" if each.condition == "base" else each.condition, shown(each.attribute, digits)]
-        + [f"{other.value:.2f}" for other in each.also.values()]
-        + [shown(each.utility, 3), f"{each.fluency.perplexity:.2f}", f"{each.fluency.kl:.3f}"]
-        for each in [*outcome.measurements[:2], *more, *outcome.measurements[2:]]
-    ]
-    return table(
-        ["condition", outcome.behavior.attribute.name, *outcome.measurements[0].also, "utility", "perplexity", "KL"], rows
-    )
+def tradeoff(result: SweepResult) -> str:
+    """Attribute and utility of every setting on the test questions."""
+    found = result.comparison
+    digits = 2 if found.base.attribute.value < 10 else 1
+
+    def row(name: str, each: Point) -> list[str]:
+        also = [f"{values.mean():.2f}" for values in each.items.also.values()]
+        last = [shown(each.utility, 3), f"{each.items.kl:.4f}", f"{each.items.degenerate:.1%}"]
+        return [name, shown(each.attribute, digits), *also, *last]
+
+    edits = sorted(found.edits, key=lambda each: (each is not found.edit, -each.items.kl))
+    rows = [row("unedited", found.base)]
+    rows += [row(("**chosen** " if each is found.edit else "") + each.setting.label, each) for each in (*edits, *found.curve)]
+    header = ["condition", str(result.manifest["metrics"][0]), *found.base.items.also, "utility", "KL", "degenerate"]
+    return table(header, rows)
 
 
-def measure(model_name: str) -> str:
+def comparison(result: SweepResult) -> str:
+    """The gains and the controls."""
+    found = result.comparison
+    rows = [["steering at matched utility", shown_gain(found.at_utility)], ["steering at matched KL", shown_gain(found.at_kl)]]
+    if found.selected is not None and found.steering is not None:
+        lead = found.selected
+        interval = f"{lead.value:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+        rows.append([f"steering {found.steering.setting.strength:g}, chosen by the same rule", interval])
+    for name, (change, ahead, runs) in control_means(found).items():
+        rows.append([f"{name}{f', mean of {runs}' if runs > 1 else ''} (itself {change:+.3f})", f"{ahead:+.3f}"])
+    return table(["the chosen edit is ahead of", "by (positive is better)"], rows)
+
+
+def measure(model_name: str, folder: Path) -> str:
     """The measured part of the card."""
     model = load_model(model_name)
     parts = [f"Weights `{model.weight_hash()}`, s2e_lens {s2e_lens.__version__}.\n"]
     for name in shipped_behaviors():
-        behavior = load_behavior(name)
-        outcome = run(model, behavior, strengths=STRENGTHS, progress=True)
+        out = folder / name
+        sweep(model, load_behavior(name), out, Plan(DEFAULT_GRID), resume=out.exists(), progress=True)
+        result = compare_sweep(out)
         if len(parts) == 1:
-            base = outcome.measurements[0]
-            rows = [[task, shown(value), str(value.items)] for task, value in base.tasks.items()]
+            base = result.comparison.base
+            rows = [[task, shown(estimate(values)), str(len(values))] for task, values in base.items.tasks.items()]
             rows.append(["mean", shown(base.utility, 3), str(base.utility.items)])
             parts.append("Utility of the unedited model on the test questions:\n\n" + table(["task", "accuracy", "items"], rows))
-            text = base.fluency
-            parts.append(f"Perplexity of held-out stories: {text.perplexity:.2f} ({text.tokens} tokens).")
-        conditions: dict[str, tuple[float | None, Condition]] = {
-            "base": (None, partial(edited, model, 0.0 * outcome.edit, force=True))
-        }
-        for multiple in MULTIPLES:
-            conditions[f"edit, λ × {multiple:g}"] = (None, partial(edited, model, multiple * outcome.edit, force=True))
-        questions = tokenize_questions(model, behavior, "test")
-        more = measure_conditions(model, behavior, questions, conditions, neutral=behavior.neutral)[1:]
-        settings = outcome.edit.provenance.settings
-        rhos = ", ".join(
-            f"{key} {settings[key]:.3g}" for key in ("rho_attn", "rho_mlp", "alpha") if settings.get(key) is not None
-        )
-        trials = len(outcome.choice.trials) if outcome.choice else 0
-        heads, neurons = outcome.edit.count("attn"), outcome.edit.count("mlp")
+            parts.append(f"Perplexity of held-out stories: {base.items.perplexity:.2f} ({int(base.items.tokens.sum())} tokens).")
+        questions = result.comparison.base.attribute.items
         parts.append(
-            f"### {name}\n\n{outcome.measurements[0].attribute.items} questions. Edit chosen among {trials} on the validation "
-            f"questions: {rhos}; {heads} heads and {neurons} neurons.\n\n{curve(outcome, more)}"
+            f"### {name}\n\n{questions} questions; {result.comparison.tried} edits were tried on the validation questions.\n\n"
+            f"{tradeoff(result)}\n\n{comparison(result)}"
         )
     return "\n\n".join(parts)
 
@@ -86,10 +88,11 @@ def main() -> None:
     """Measure and rewrite the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--sweeps", type=Path, default=Path("demo_sweeps"), help="where the sweeps are kept")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = measure(given.model)
+    found = measure(given.model, given.sweeps)
     print(found)
     if given.model == "demo":
         card = CARD.read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from s2e_lens.evaluation import (
     true_answer_preferred,
 )
 from s2e_lens.evaluation.answers import fault
-from s2e_lens.evaluation.together import NeedsWeights
+from s2e_lens.evaluation.sharing import NeedsWeights
 from s2e_lens.models import LensModel, base
 from s2e_lens.steering import addition
 from tests.helpers import tiny_directions, tiny_edit, tiny_examples

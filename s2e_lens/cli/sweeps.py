@@ -25,6 +25,10 @@ def sweep(
     alpha: Annotated[str | None, typer.Option(help="α: a list or a range.")] = None,
     score: Annotated[list[str] | None, typer.Option(help="cosine, contrast or contribution (repeat it).")] = None,
     relative: o.Relative = False,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Layers to edit: all, early, middle, late, or a range as 2-5 (repeat it to try several)."),
+    ] = None,
     strength: Annotated[str | None, typer.Option(help="Strengths of steering: a list or a range.")] = None,
     search: Annotated[
         Literal["optuna"] | None, typer.Option(help="Search within the grid's bounds instead of trying all.")
@@ -64,7 +68,7 @@ def sweep(
 
     if (search is None) != (trials is None):
         raise PlanError("--search optuna and --trials N go together.")
-    grid = _grid(model, str(behavior), preset, rho_attn, rho_mlp, gain_attn, gain_mlp, alpha, score, relative)
+    grid = _grid(model, str(behavior), preset, rho_attn, rho_mlp, gain_attn, gain_mlp, alpha, score, relative, layers)
     plan = Plan(
         grid,
         strengths=_numbers("--strength", strength) if strength else STRENGTHS,
@@ -134,6 +138,7 @@ def _grid(
     alpha: str | None,
     score: list[str] | None,
     relative: bool,
+    layers: list[str] | None,
 ) -> Any:
     """The grid that the options ask for."""
     import dataclasses
@@ -155,4 +160,5 @@ def _grid(
     else:
         grid = DEFAULT_GRID
     changes: dict[str, Any] = {"alphas": alphas, "scores": tuple(score) if score else None, "relative": relative or None}
+    changes["layers"] = tuple(layers) if layers else None
     return dataclasses.replace(grid, **{name: value for name, value in changes.items() if value is not None})

@@ -1,5 +1,6 @@
 """Planning: λ of every component in closed form, from settings or from a target. Nothing here changes a model."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,19 @@ class EditBasis(Brief):
 
     def __getitem__(self, site: Site) -> SiteBasis:
         return {"attn": self.attn, "mlp": self.mlp}[site]
+
+    def at(self, layers: Sequence[int]) -> "EditBasis":
+        """The same, for edits of these layers alone: every score elsewhere is 0, and so is λ.
+
+        Raises:
+            PlanError: if a layer is not there, or none is named.
+        """
+        n_layers = self.attn.g.shape[0]
+        if not layers or not set(layers) <= set(range(n_layers)):
+            raise PlanError(f"an edit takes some of the layers 0 to {n_layers - 1}; got {list(layers)}.")
+        here = torch.tensor([layer in layers for layer in range(n_layers)])[:, None]
+        attn, mlp = (dataclasses.replace(each, g=torch.where(here, each.g, 0.0)) for each in (self.attn, self.mlp))
+        return EditBasis(attn, mlp, self.provenance.with_settings(layers=sorted(set(layers))))
 
 
 def elastic_net(g: Float[Tensor, "*shape"], *, rho: float, alpha: float) -> Float[Tensor, "*shape"]:

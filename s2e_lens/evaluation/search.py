@@ -66,5 +66,6 @@ def suggest(trial: Any, grid: Grid, sweep: Sweep) -> Setting:
             raise PlanError(f"the grid leaves both sites out: {grid}.")
         sites[site] = trial.suggest_float(f"{site}_alone", min(numbers), max(numbers), log=min(numbers) < max(numbers))
     alpha = trial.suggest_float("alpha", min(grid.alphas), max(grid.alphas))
-    edit = sweep.bench.plan(score, sites["attn"], sites["mlp"], alpha, by=grid.by, relative=grid.relative)
+    layers = trial.suggest_categorical("layers", list(grid.layers))
+    edit = sweep.bench.plan(score, sites["attn"], sites["mlp"], alpha, by=grid.by, relative=grid.relative, layers=layers)
     return Setting.of_edit(edit)

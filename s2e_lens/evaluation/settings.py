@@ -67,6 +67,8 @@ class Setting:
             parts.append(f"on {self.options['positions']}")
         if self.options.get("sites"):
             parts.append("+".join(self.options["sites"]))
+        if self.options.get("layers"):
+            parts.append(f"layers {_shown_layers(self.options['layers'])}")
         return " ".join(parts)
 
     @classmethod
@@ -74,9 +76,42 @@ class Setting:
         """The setting of a planned edit."""
         known = edit.provenance.settings
         options = {name: known.get(name) for name in ("score", "rho_attn", "rho_mlp", "alpha", "relative")}
+        if known.get("layers") is not None:
+            options["layers"] = list(known["layers"])
         if known.get("scale", 1.0) != 1.0:
             options["scale"] = known["scale"]
         return cls("edit", {**options, **more})
+
+
+def _shown_layers(layers: Sequence[int]) -> str:
+    whole = list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}-{layers[-1]}" if whole and len(layers) > 1 else "+".join(map(str, layers))
+
+
+DEPTHS = {"all": (0.0, 1.0), "early": (0.0, 0.5), "middle": (0.25, 0.75), "late": (0.5, 1.0)}
+"""Shares of a model's depth, by name."""
+
+
+def layers_of(text: str, n_layers: int) -> tuple[int, ...] | None:
+    """Layers that a name or a range means in a model; None for all.
+
+    >>> layers_of("early", 6), layers_of("2-4", 6), layers_of("5", 6), layers_of("all", 6)
+    ((0, 1, 2), (2, 3, 4), (5,), None)
+
+    Raises:
+        PlanError: if it is neither a name nor a range of layers that are there.
+    """
+    if text == "all":
+        return None
+    if text in DEPTHS:
+        low, high = DEPTHS[text]
+        return tuple(layer for layer in range(n_layers) if low <= layer / n_layers < high)
+    first, _, last = text.partition("-")
+    if first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < n_layers:
+        return tuple(range(int(first), int(last or first) + 1))
+    raise PlanError(
+        f"layers are {', '.join(DEPTHS)}, or a range such as 2-{n_layers - 1}, of layers 0 to {n_layers - 1}; got {text!r}."
+    )
 
 
 def steering_settings(
@@ -111,6 +146,8 @@ class Grid:
     """What the values are: ρ, or the largest gain λ/‖Wv̂‖, from which ρ follows; gains compare across models."""
     scores: tuple[str, ...] = ("cosine",)
     relative: bool = False
+    layers: tuple[str, ...] = ("all",)
+    """Which layers are edited: ``all``, ``early``, ``middle``, ``late`` (halves of the depth), or a range such as ``2-5``."""
 
     def __post_init__(self) -> None:
         unknown = set(self.scores) - set(SCORES)
@@ -123,8 +160,8 @@ class Grid:
     def settings(self, bench: "Bench") -> list[Setting]:
         """Every combination as a setting, the largest update first."""
         edits = [
-            bench.plan(score, attn, mlp, alpha, by=self.by, relative=self.relative)
-            for score, attn, mlp, alpha in itertools.product(self.scores, self.attn, self.mlp, self.alphas)
+            bench.plan(score, attn, mlp, alpha, by=self.by, relative=self.relative, layers=layers)
+            for score, attn, mlp, alpha, layers in itertools.product(self.scores, self.attn, self.mlp, self.alphas, self.layers)
             if self._possible(bench, attn, mlp)
         ]
         if not edits:
@@ -236,23 +273,35 @@ class Bench:
         return self._bases[score]
 
     def plan(
-        self, score: str, attn: float | None, mlp: float | None, alpha: float, *, by: Literal["gain", "rho"], relative: bool
+        self,
+        score: str,
+        attn: float | None,
+        mlp: float | None,
+        alpha: float,
+        *,
+        by: Literal["gain", "rho"],
+        relative: bool = False,
+        layers: str = "all",
     ) -> Edit:
         """An edit by ρ or by largest gains; None leaves a site out."""
+        basis, chosen = self.basis(score), layers_of(layers, self.model.shapes.n_layers)
+        if chosen is not None:
+            basis = basis.at(chosen)
         if by == "rho":
-            return plan_edit(self.basis(score), rho_attn=attn, rho_mlp=mlp, alpha=alpha, relative=relative)
+            return plan_edit(basis, rho_attn=attn, rho_mlp=mlp, alpha=alpha, relative=relative)
         wanted: dict[Site, float | None] = {"attn": attn, "mlp": mlp}
         gains: dict[Site, float] = {site: gain for site, gain in wanted.items() if gain is not None}
-        return plan_to_gain(self.basis(score), gains, alpha=alpha, relative=relative)
+        return plan_to_gain(basis, gains, alpha=alpha, relative=relative)
 
     def edit(self, setting: Setting) -> Edit | None:
         """The edit of a setting, or None where it is none."""
         o = setting.options
         if setting.method not in ("edit", "random components"):
             return None
-        edit = plan_edit(
-            self.basis(o["score"]), rho_attn=o["rho_attn"], rho_mlp=o["rho_mlp"], alpha=o["alpha"], relative=o["relative"]
-        )
+        basis = self.basis(o["score"])
+        if o.get("layers") is not None:
+            basis = basis.at(o["layers"])
+        edit = plan_edit(basis, rho_attn=o["rho_attn"], rho_mlp=o["rho_mlp"], alpha=o["alpha"], relative=o["relative"])
         if o.get("scale") is not None:
             edit = o["scale"] * edit
         return edit if setting.method == "edit" else random_components(edit, seed=o["seed"])

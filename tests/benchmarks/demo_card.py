@@ -1,6 +1,6 @@
 """Measure the demo model and write the numbers into its card: ``python tests/benchmarks/demo_card.py [--sweeps DIR]``.
 
-Each behaviour is swept (edits, steering curve, controls; selection on validation questions), and the card shows its test questions.
+Each behaviour is swept (edits, steering curve, controls; selection on validation questions); the card shows test questions.
 """
 
 import argparse

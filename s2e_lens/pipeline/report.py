@@ -129,7 +129,7 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
         edit=_point(outcome, found.edit),
         steering=[_point(outcome, each) for each in found.curve],
         edits=[_point(outcome, each) for each in found.edits if each is not found.edit],
-        controls=[_point(outcome, each.point) for each in found.controls],
+        controls=[_point(outcome, each.point, str(each.setting.method)) for each in found.controls],
         attribute=attribute_name(outcome),
         utility=utility_name(outcome),
         attribute_higher_is_better=found.higher_is_better,
@@ -143,13 +143,13 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _point(outcome: Outcome, each: Measured) -> Point:
+def _point(outcome: Outcome, each: Measured, name: str | None = None) -> Point:
     """A point of the figure; its intervals are those of the paired changes, since prompts differ more than conditions."""
     base = outcome.comparison.base
     attribute = _around(base.attribute.value, each.change.low, each.change.high, each.attribute.value)
     utility = _around(base.utility.value, each.utility_change.low, each.utility_change.high, each.utility.value)
     return Point(
-        name=label_of(outcome, each),
+        name=name or label_of(outcome, each),
         strength=0.0 if each is base else each.setting.strength,
         attribute=each.attribute.value,
         attribute_low=attribute[0],

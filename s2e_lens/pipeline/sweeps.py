@@ -211,7 +211,7 @@ def draw_comparison(result: SweepResult) -> Any:
             edit=drawn(found.edit, "edit"),
             steering=[drawn(each) for each in found.curve],
             edits=[drawn(each) for each in found.edits if each is not found.edit],
-            controls=[drawn(each.point) for each in found.controls],
+            controls=[drawn(each.point, str(each.setting.method)) for each in found.controls],
             attribute=str(result.manifest["metrics"][0]),
             utility="mean accuracy of the utility tasks" if tasks else "perplexity of neutral text",
             attribute_higher_is_better=found.higher_is_better,

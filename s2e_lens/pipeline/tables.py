@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2e_lens.editor.plan import SiteBasis
 from s2e_lens.evaluation import Estimate, estimate, response_margin
-from s2e_lens.evaluation.comparison import Point, control_means, gain_json
+from s2e_lens.evaluation.comparison import Control, Point, control_means, gain_json
 from s2e_lens.evaluation.tradeoff import Gain
 from s2e_lens.pipeline.choose import Choice
 from s2e_lens.pipeline.run import BASE_LABEL, Outcome
@@ -58,7 +58,7 @@ def controls_frame(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "control": each.setting.label,
+                "control": control_label(each),
                 "method": each.setting.method,
                 "change": each.change.value,
                 "change_low": each.change.low,
@@ -73,6 +73,13 @@ def controls_frame(outcome: Outcome) -> pd.DataFrame:
             for each in outcome.comparison.controls
         ]
     )
+
+
+def control_label(control: Control) -> str:
+    """A control's name with what tells it from others of its kind."""
+    o = control.setting.options
+    parts = [str(control.setting.method), *([f"{o['strength']:g}"] if o.get("strength") is not None else [])]
+    return " ".join(parts) + (f", seed {o['seed']}" if o.get("seed") is not None else "")
 
 
 def shown_change(value: Estimate) -> str:

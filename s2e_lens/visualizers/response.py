@@ -1,5 +1,6 @@
 """How attribute and utility answer to steering of several strengths and to the edit."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ import plotly.graph_objects as go
 
 from s2e_lens.errors import ShapeError
 from s2e_lens.visualizers.style import HOUSE, PALETTE, plain
+
+CONTROL_SYMBOLS = ("x", "cross", "triangle-down", "hexagon", "pentagon")
+FOCUS = 4.0
+LEAST_FOCUS = 0.2
+"""What is in view at first: settings that cost up to 4 times what the edit costs, and at least a fifth of the utility."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,17 @@ class Response:
     edits: tuple[Point, ...] = ()
     """Other edits than the one that is shown off."""
     controls: tuple[Point, ...] = ()
+    """What any claim must beat; those of one name share a mark."""
+
+    @property
+    def shown(self) -> tuple[Point, ...]:
+        """The points in view at first: those that cost at most some times what the edit costs (all of them, on a log axis)."""
+        points = (self.base, self.edit, *self.steering, *self.edits, *self.controls)
+        if self.log_utility:
+            return points
+        sign = 1 if self.utility_higher_is_better else -1
+        limit = max(FOCUS * sign * (self.base.utility - self.edit.utility), LEAST_FOCUS * abs(self.base.utility))
+        return tuple(point for point in points if sign * (self.base.utility - point.utility) <= limit)
 
     @property
     def path(self) -> tuple[Point, ...]:
@@ -119,10 +136,13 @@ def _check(point: Point) -> None:
 
 def draw_response(info: Response) -> go.Figure:
     """Attribute (up) against utility (across): steering as a line of strengths, base and edit as marks of their own."""
-    across = [point.utility for point in (info.base, info.edit, *info.steering, *info.edits, *info.controls)]
+    across = [point.utility for point in info.shown]
     if info.log_utility:
         across = [math.log10(value) for value in across]
     room = 0.13 * (max(across) - min(across)) or 0.1  # for the strengths written beside the points
+    up = [value for point in info.shown for value in (point.attribute, point.attribute_low, point.attribute_high)]
+    heights = [value for value in up if value is not None]
+    above = 0.08 * (max(heights) - min(heights)) or 0.1
     figure = go.Figure()
     figure.add_scatter(
         x=np.array([point.utility for point in info.path], dtype=np.float32),
@@ -134,8 +154,9 @@ def draw_response(info: Response) -> go.Figure:
     )
     steering = {"color": PALETTE[0], "size": 8, "symbol": "circle"}
     figure.add_trace(_marks("steering, by strength", info.steering, steering, sides=_sides(info)))
-    if info.controls:
-        figure.add_trace(_marks("controls", info.controls, {"color": "#888888", "size": 7, "symbol": "x"}))
+    for symbol, name in zip(itertools.cycle(CONTROL_SYMBOLS), dict.fromkeys(point.name for point in info.controls)):
+        same = [point for point in info.controls if point.name == name]
+        figure.add_trace(_marks(name, same, {"color": "#777777", "size": 8, "symbol": symbol}))
     if info.edits:
         figure.add_trace(_marks("other edits", info.edits, {"color": PALETTE[1], "size": 8, "symbol": "diamond"}))
     figure.add_trace(_marks(info.base.name, (info.base,), {"color": PALETTE[-1], "size": 10, "symbol": "square"}))
@@ -151,8 +172,25 @@ def draw_response(info: Response) -> go.Figure:
             "range": [min(across) - room, max(across) + room],
             "nticks": 7,
         },
-        yaxis={"title": {"text": _title(info.attribute, info.attribute_higher_is_better)}, "nticks": 8},
+        yaxis={
+            "title": {"text": _title(info.attribute, info.attribute_higher_is_better)},
+            "nticks": 8,
+            "range": [min(heights) - above, max(heights) + above],
+        },
     )
+    hidden = len(info.steering) + len(info.edits) + len(info.controls) + 2 - len(info.shown)
+    if hidden:
+        figure.add_annotation(
+            text=f"{hidden} costlier setting{'s' * (hidden > 1)} not in view: zoom out",
+            xref="paper",
+            yref="paper",
+            x=0,
+            y=1.02,
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 11, "color": "#666666"},
+        )
     return figure
 
 

@@ -57,7 +57,7 @@ HOUSE = go.layout.Template(
 )
 """Our template; every figure carries it, and plotly's own default stays as it is."""
 
-_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "resetScale2d"]]}
+_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "autoScale2d", "resetScale2d"]]}
 # Few buttons: they must not cover a narrow figure, and none of them may offer to send the data anywhere.
 
 _PAGE = """<!doctype html>

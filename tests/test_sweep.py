@@ -168,7 +168,6 @@ def test_a_sweep_measures_everything_on_validation_and_what_was_selected_on_test
 
 
 def test_the_parquet_table_is_the_csv_table(model: LensModel, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason='the parquet table needs pyarrow: pip install "s2e-lens[search]"')
     sweep(model, behavior(), tmp_path / "s", PLAN)
     csv, parquet = pd.read_csv(tmp_path / "s" / "sweep.csv"), pd.read_parquet(tmp_path / "s" / "sweep.parquet")
     assert list(csv) == list(parquet)

@@ -121,9 +121,10 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *
     if not edit.touched():
         _err.print("[yellow]This edit changes nothing: no component is above its threshold. Lower ρ or α.[/yellow]")
     form = "relative" if settings.get("relative") else "absolute"
+    where = f", layers {', '.join(map(str, settings['layers']))}" if settings.get("layers") else ""
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
     _table(
-        f"{f'{title}, ' if title else ''}edit: {settings.get('score')} score, α = {settings.get('alpha'):.4g}, {form} λ",
+        f"{f'{title}, ' if title else ''}edit: {settings.get('score')} score, α = {settings.get('alpha'):.4g}, {form} λ{where}",
         columns,
         rows,
     )
@@ -152,6 +153,8 @@ def print_comparison(found: Comparison) -> None:
     _out.print(f"edit against steering{better} ({found.tried} settings tried):")
     for name, gain in (("utility", found.at_utility), ("KL", found.at_kl)):
         _out.print(f"  at matched {name:<8} {shown_gain(gain)}")
+    for name, gain in zip(("utility", "KL"), found.same_layers or (), strict=False):
+        _out.print(f"  at matched {name:<8} {shown_gain(gain)} (steering of the edit's layers alone)")
     for name, (change, ahead, runs) in control_means(found).items():
         times = f", mean of {runs}" if runs > 1 else ""
         _out.print(f"  {name + ':':<19} {change:+.3f}; the edit is ahead by {ahead:+.3f}{times}")

@@ -57,6 +57,8 @@ class Comparison:
     controls: tuple[Control, ...]
     at_utility: Gain
     at_kl: Gain
+    same_layers: tuple[Gain, Gain] | None
+    """At matched utility and KL, against steering of the layers alone that the edit changes; None for an edit of all layers."""
     frontier: tuple[tuple[Point, Gain], ...]
     """The gain at matched utility of every edit on the test split: the validation split's Pareto set."""
     steering: Point | None
@@ -116,7 +118,7 @@ def compare(
     """
     by_key = {record.setting.key: record for record in test}
     base = next((record for record in test if record.setting.method == "base"), None)
-    steering = [record for record in test if record.setting.method == "steering"]
+    steering = [record for record in test if record.setting.method == "steering" and record.setting.everywhere]
     taken = by_key.get(edit.key)
     if base is None or taken is None or not steering:
         missing = {"the unedited model": base, "the edit": taken, "steering": steering or None}
@@ -129,8 +131,8 @@ def compare(
     path = [record.items for record in sorted([base, *steering], key=_strength)]
     edits = [record for record in test if record.setting.method == EDIT]
 
-    def gain(items: Items, by: Any) -> Gain:
-        return matched_gain(items, path, draws, by=by, higher_is_better=higher_is_better)
+    def gain(items: Items, by: Any, along: Sequence[Items] = path) -> Gain:
+        return matched_gain(items, along, draws, by=by, higher_is_better=higher_is_better)
 
     def difference(first: Record, second: Record) -> Difference:
         return attribute_difference(first.items, second.items, draws, higher_is_better=higher_is_better)
@@ -139,6 +141,9 @@ def compare(
     selected = _selected(validation, sign, tolerance)
     other = by_key.get(selected.key) if selected is not None else None
     everything = [(sign * float(r.items.attribute.mean()), r.items.utility) for r in [taken, base, *steering, *edits]]
+    layers = edit.options.get("layers")
+    there = [r for r in test if r.setting.method == "steering" and layers and r.setting.options.get("layers") == layers]
+    same = [record.items for record in sorted([base, *there], key=_strength)]
     controls = [
         record
         for record in test
@@ -152,6 +157,7 @@ def compare(
         controls=tuple(Control(points[each.setting.key], difference(each, base), difference(taken, each)) for each in controls),
         at_utility=gain(taken.items, "utility"),
         at_kl=gain(taken.items, "kl"),
+        same_layers=(gain(taken.items, "utility", same), gain(taken.items, "kl", same)) if there else None,
         frontier=tuple((points[record.setting.key], gain(record.items, "utility")) for record in edits),
         steering=points[other.setting.key] if other else None,
         selected=difference(taken, other) if other else None,
@@ -168,7 +174,7 @@ def _strength(record: Record) -> float:
 def _selected(validation: Sequence[Record], sign: int, tolerance: float) -> Setting | None:
     """The steering strength that the rule for edits would take on the validation split."""
     base = next((record for record in validation if record.setting.method == "base"), None)
-    steering = sorted((record for record in validation if record.setting.method == "steering"), key=_strength)
+    steering = sorted((r for r in validation if r.setting.method == "steering" and r.setting.everywhere), key=_strength)
     if base is None or not steering:
         return None
     points = [(sign * float(each.items.attribute.mean()), each.items.utility) for each in [base, *steering]]

@@ -52,6 +52,11 @@ class Setting:
         return self.options.get("strength")
 
     @property
+    def everywhere(self) -> bool:
+        """Whether it acts on all layers, sites and positions, as the published steering does."""
+        return not {"layers", "sites", "positions"} & self.options.keys()
+
+    @property
     def label(self) -> str:
         """A short name for tables."""
         parts = [str(self.method)]

@@ -175,7 +175,7 @@ class Sweep:
 
     def _best_strength(self) -> float:
         """The strength of the best attribute within the tolerance on the validation split; the weakest if none improves it."""
-        steering = [each for each in self.on("validation") if each.setting.method == "steering"]
+        steering = [each for each in self.on("validation") if each.setting.method == "steering" and each.setting.everywhere]
         base = self.get(Setting("base"), "validation")
         if base is None or not steering:
             return min(self.plan.strengths, key=abs)
@@ -183,10 +183,17 @@ class Sweep:
         return float(steering[index].setting.options["strength"]) if index is not None else min(self.plan.strengths, key=abs)
 
     def report_on_test(self) -> None:
-        """Measure on the test split what was selected on the validation split: nothing here is chosen on test questions."""
+        """Measure on the test split what was selected on the validation split: nothing here is chosen on test questions.
+
+        An edit of some layers is also compared with steering of these layers alone: whatever it gains by leaving others out,
+        steering could gain as well.
+        """
         chosen = self.chosen().setting
         edits = list({each.key: each for each in (chosen, *(record.setting for record in self.pareto()))}.values())
-        self.measure([*self.curve(), *edits, *self.controls(chosen)], "test")
+        same_layers = (
+            steering_settings(self.plan.strengths, layers=chosen.options["layers"]) if chosen.options.get("layers") else []
+        )
+        self.measure([*self.curve(), *edits, *same_layers, *self.controls(chosen)], "test")
 
 
 def signed_points(records: Sequence[Record], sign: int) -> list[tuple[float, float]]:

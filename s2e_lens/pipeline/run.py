@@ -132,6 +132,9 @@ def run(
     for multiple in MULTIPLES:
         conditions[Setting.of_edit(multiple * edit)] = _condition(model, multiple * edit)
     conditions |= {each: bench.condition(each) for each in steering}
+    if taken.options.get("layers"):
+        alike = steering_settings(list(strengths), layers=taken.options["layers"])
+        conditions |= {each: bench.condition(each) for each in alike}
     # One condition at a time: which way is faster is a matter of chance, and rounds otherwise; a report repeats to the byte.
     meter = Meter(model, test, neutral, share=False)
     records = _measure(meter, conditions, behavior.name, progress=progress)

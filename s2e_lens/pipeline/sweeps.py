@@ -38,8 +38,8 @@ def sweep(
     """Measure a whole grid (or search) of edits, steering and controls of one behaviour, into a folder.
 
     On the validation split everything is measured; on the test split the unedited model, steering, the edits that no other
-    beats on the validation split, the one that is chosen there, and controls. ``sweep.csv`` (and ``sweep.parquet``, with
-    pyarrow) hold one row per setting and split, also after an interruption.
+    beats on the validation split, the one that is chosen there, and controls. ``sweep.csv`` and
+    ``sweep.parquet`` hold one row per setting and split, also after an interruption.
 
     Args:
         model: from :func:`s2e_lens.load_model`.
@@ -96,21 +96,14 @@ def _directions(
     return find_directions(means, method=method)
 
 
-def write_tables(store: SweepStore) -> list[Path]:
-    """Write ``sweep.csv``, and ``sweep.parquet`` where pyarrow is installed; returns what was written."""
+def write_tables(store: SweepStore) -> None:
+    """Write ``sweep.csv`` and ``sweep.parquet``: one row per setting and split that is finished."""
     frame = sweep_frame([*store.on("validation"), *store.on("test")])
     if not len(frame):
-        return []
-    written = [store.folder / f"{TABLE}.csv"]
-    write_text(written[0], frame.to_csv(index=False))
-    try:
-        import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return written
-    written.append(store.folder / f"{TABLE}.parquet")
-    with atomic_path(written[1]) as temporary:
+        return
+    write_text(store.folder / f"{TABLE}.csv", frame.to_csv(index=False))
+    with atomic_path(store.folder / f"{TABLE}.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
-    return written
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +157,9 @@ def comparison_json(result: SweepResult) -> dict[str, Any]:
         "utility": {"base": found.base.items.utility, "edit": found.edit.items.utility},
         "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
         "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
+        "against_steering_of_the_same_layers": None
+        if found.same_layers is None
+        else {key: gain_json(gain, found.tried) for key, gain in zip(("utility", "kl"), found.same_layers, strict=True)},
         "steering_selected_alike": None
         if found.steering is None or found.selected is None
         else {"strength": found.steering.setting.strength, **dataclasses.asdict(found.selected)},

@@ -175,7 +175,7 @@ def trials_frame(choice: Choice) -> pd.DataFrame:
         settings = trial.edit.provenance.settings
         rows.append(
             {
-                **{name: settings.get(name) for name in ("score", "rho_attn", "rho_mlp", "alpha", "relative")},
+                **{name: settings.get(name) for name in ("score", "layers", "rho_attn", "rho_mlp", "alpha", "relative")},
                 "heads": trial.edit.count("attn"),
                 "neurons": trial.edit.count("mlp"),
                 "attribute": trial.attribute,
@@ -250,12 +250,15 @@ def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
         "degenerate": plain(lambda each: each.items.degenerate),
         "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
         "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
+        "against_steering_of_the_same_layers": None
+        if found.same_layers is None
+        else {key: gain_json(gain, found.tried) for key, gain in zip(("utility", "kl"), found.same_layers, strict=True)},
         "controls": {
             name: {"change": change, "edit_ahead": ahead, "runs": runs}
             for name, (change, ahead, runs) in control_means(found).items()
         },
         "edit": {
-            **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative", "score")},
+            **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative", "score", "layers")},
             "heads": outcome.edit.count("attn"),
             "neurons": outcome.edit.count("mlp"),
             "relative_dose": doses,

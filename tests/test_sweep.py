@@ -354,3 +354,33 @@ def test_settings_are_measured_in_memory_too(bench: Bench) -> None:
     assert found.chosen().setting.method == "edit"
     labels = {each.setting.label for each in found.on("test")}
     assert {"base", "steering 0.25", "steering 1", "ablation"} <= labels
+
+
+def test_an_edit_of_some_layers_leaves_the_others_alone_and_meets_its_gain_there(bench: Bench) -> None:
+    (setting,) = Grid((0.5,), (2.0,), (0.05,), by="gain", layers=("late",)).settings(bench)
+    assert setting.options["layers"] == [1]
+    assert "layers 1" in setting.label
+    assert not setting.everywhere
+    edit = bench.edit(Setting("edit", json.loads(json.dumps(setting.options))))
+    assert edit.touched() == [("attn", 1), ("mlp", 1)]
+    whole = bench.plan("cosine", 0.5, 2.0, 0.05, by="gain")
+    assert whole.touched() == [("attn", 0), ("attn", 1), ("mlp", 0), ("mlp", 1)]
+    assert bench.describe(setting)["largest_gain"] == pytest.approx(2.0, rel=1e-3)
+    for wrong in ("9", "2-1", "50%-50%", "somewhere", "0-2"):
+        with pytest.raises(PlanError, match="layers are all"):
+            Grid((0.5,), (None,), (0.05,), layers=(wrong,)).settings(bench)
+
+
+def test_an_edit_of_some_layers_is_compared_with_steering_of_these_layers_too(model: LensModel, tmp_path: Path) -> None:
+    import dataclasses
+
+    plan = dataclasses.replace(PLAN, grid=dataclasses.replace(GRID, layers=("early",)))
+    done = sweep(model, behavior(), tmp_path / "s", plan)
+    there = [each.setting for each in done.on("test") if each.setting.method == "steering" and each.setting.options.get("layers")]
+    assert [each.options["layers"] for each in there] == [[0], [0]]
+    found = compare_sweep(tmp_path / "s").comparison
+    assert found.same_layers is not None
+    assert len(found.curve) == 2
+    assert all(each.setting.everywhere for each in found.curve)
+    base = [found.base.items.utility, *(done.get(each, "test").items.utility for each in there)]
+    assert found.same_layers[0].range == pytest.approx((min(base), max(base)))

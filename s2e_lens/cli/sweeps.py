@@ -27,7 +27,7 @@ def sweep(
     relative: o.Relative = False,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Layers to edit: all, early, middle, late, or a range as 2-5 (repeat it to try several)."),
+        typer.Option(help="Layers to edit: all, early, middle, late, 0%-67%, 2-5 (repeat it to try several)."),
     ] = None,
     strength: Annotated[str | None, typer.Option(help="Strengths of steering: a list or a range.")] = None,
     search: Annotated[

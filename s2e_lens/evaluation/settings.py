@@ -93,30 +93,34 @@ def _shown_layers(layers: Sequence[int]) -> str:
     return f"{layers[0]}-{layers[-1]}" if whole and len(layers) > 1 else "+".join(map(str, layers))
 
 
-DEPTHS = {"all": (0.0, 1.0), "early": (0.0, 0.5), "middle": (0.25, 0.75), "late": (0.5, 1.0)}
+DEPTHS = {"early": "0%-50%", "middle": "25%-75%", "late": "50%-100%"}
 """Shares of a model's depth, by name."""
 
 
 def layers_of(text: str, n_layers: int) -> tuple[int, ...] | None:
-    """Layers that a name or a range means in a model; None for all.
+    """Layers that a name, a range or a share of the depth means in a model; None for all.
 
-    >>> layers_of("early", 6), layers_of("2-4", 6), layers_of("5", 6), layers_of("all", 6)
-    ((0, 1, 2), (2, 3, 4), (5,), None)
+    >>> layers_of("early", 6), layers_of("0%-67%", 6), layers_of("2-4", 6), layers_of("5", 6), layers_of("all", 6)
+    ((0, 1, 2), (0, 1, 2, 3), (2, 3, 4), (5,), None)
 
     Raises:
-        PlanError: if it is neither a name nor a range of layers that are there.
+        PlanError: if it is none of these, or such layers are not there.
     """
     if text == "all":
         return None
-    if text in DEPTHS:
-        low, high = DEPTHS[text]
-        return tuple(layer for layer in range(n_layers) if low <= layer / n_layers < high)
-    first, _, last = text.partition("-")
-    if first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < n_layers:
-        return tuple(range(int(first), int(last or first) + 1))
-    raise PlanError(
-        f"layers are {', '.join(DEPTHS)}, or a range such as 2-{n_layers - 1}, of layers 0 to {n_layers - 1}; got {text!r}."
-    )
+    found: list[int] = []
+    if share := re.fullmatch(r"(\d+)%-(\d+)%", DEPTHS.get(text, text)):
+        low, high = (round(int(each) / 100 * n_layers) for each in share.groups())
+        found = list(range(low, min(high, n_layers)))
+    elif span := re.fullmatch(r"(\d+)(?:-(\d+))?", text):
+        first, last = int(span[1]), int(span[2] or span[1])
+        found = list(range(first, last + 1)) if last < n_layers else []
+    if not found:
+        raise PlanError(
+            f"layers are all, {', '.join(DEPTHS)}, a share of the depth as 0%-67%, or a range as 2-{n_layers - 1}, of layers 0 "
+            f"to {n_layers - 1}; got {text!r}."
+        )
+    return tuple(found)
 
 
 def steering_settings(
@@ -152,7 +156,7 @@ class Grid:
     scores: tuple[str, ...] = ("cosine",)
     relative: bool = False
     layers: tuple[str, ...] = ("all",)
-    """Which layers are edited: ``all``, ``early``, ``middle``, ``late`` (halves of the depth), or a range such as ``2-5``."""
+    """Which layers are edited: see :func:`layers_of`."""
 
     def __post_init__(self) -> None:
         unknown = set(self.scores) - set(SCORES)
@@ -181,8 +185,15 @@ class Grid:
         )
 
 
-DEFAULT_GRID = Grid((None, 0.25, 0.5), (None, 0.5, 1.0, 2.0, 4.0), (0.05, 0.5), by="gain", scores=("cosine", "contrast"))
-"""For any model: gains, which mean the same everywhere, of two scores."""
+DEFAULT_GRID = Grid(
+    (None, 0.5, 1.0),
+    (None, 1.0, 2.0, 4.0),
+    (0.05, 0.5),
+    by="gain",
+    scores=("cosine", "contrast"),
+    layers=("all", "0%-67%", "early"),
+)
+"""For any model: gains, which mean the same everywhere, of two scores, with and without the late layers."""
 
 
 def span(first: float, last: float, step: float) -> tuple[float, ...]:

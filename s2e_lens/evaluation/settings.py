@@ -191,9 +191,9 @@ DEFAULT_GRID = Grid(
     (0.05, 0.5),
     by="gain",
     scores=("cosine", "contrast"),
-    layers=("all", "0%-67%", "early"),
+    layers=("all", "0%-67%", "late"),
 )
-"""For any model: gains, which mean the same everywhere, of two scores, with and without the late layers."""
+"""For any model: gains, which mean the same everywhere, of two scores, in all layers, without the last third, and in the later half."""
 
 
 def span(first: float, last: float, step: float) -> tuple[float, ...]:

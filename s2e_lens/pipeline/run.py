@@ -37,8 +37,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 MULTIPLES = (0.5,)
 """The edit is also measured with its λ multiplied by these."""
 CONTROL_SEEDS = (0,)
-GRID = Grid((None, 0.5), (None, 2.0, 4.0), (0.05, 0.5), by="gain", scores=("cosine", "contrast"), layers=("all", "0%-67%"))
-"""Edits that are tried on the validation split: 40; a sweep tries more."""
+GRID = Grid((0.5,), (None, 2.0, 4.0), (0.05, 0.5), by="gain", scores=("cosine", "contrast"), layers=("all", "0%-67%", "late"))
+"""Edits that are tried on the validation split: 36; a sweep tries more."""
 SAMPLES = 4
 SAMPLE_TOKENS = 40
 BASE_LABEL = "unedited"

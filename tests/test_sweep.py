@@ -25,6 +25,8 @@ from s2e_lens.evaluation import (
     SweepStore,
     exact_answer,
     preset,
+    reasoning_length,
+    refusal_rate,
     response_margin,
     steering_settings,
 )
@@ -288,6 +290,12 @@ def test_other_inputs_are_refused_by_name(model: LensModel, tmp_path: Path) -> N
         again(what=dataclasses.replace(behavior(), neutral=NEUTRAL[:1]))
     with pytest.raises(MismatchError, match="metrics"):
         again(what=behavior(Metric("another", response_margin.measure)))
+    with pytest.raises(MismatchError, match="metrics"):
+        again(what=behavior(dataclasses.replace(response_margin, settings={"max_new_tokens": 5})))
+    with pytest.raises(MismatchError, match="system"):
+        again(what=dataclasses.replace(behavior(), system="Be kind."))
+    assert refusal_rate(samples=2).settings != refusal_rate(samples=3).settings
+    assert reasoning_length(max_new_tokens=9).settings["max_new_tokens"] == 9
     assert (tmp_path / "s" / RESULTS).read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")

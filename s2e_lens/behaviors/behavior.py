@@ -3,9 +3,9 @@
 import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Metric:
     measure: Callable[[LensModel, Sequence[TokenizedExample]], Sequence[float]]
     """Called with a model (edited, steered or neither) and the tokenised examples of one split."""
     higher_is_better: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What it was made with: a sweep that was begun with other settings is not continued."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _made(path: Path, key: str, given: Any, kind: type[Any], what: str) -> Any:
             raise ExamplesError(f"{path}: {key} = {target!r} takes no options; it got {sorted(options)}.")
     if not isinstance(found, kind):
         raise ExamplesError(f"{path}: {key} = {target!r} is a {type(found).__name__}, not an s2e_lens {kind.__name__}.")
-    return found
+    return replace(found, settings={**found.settings, **options}) if isinstance(found, Metric) else found
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def print_sweep(result: SweepResult, *, way: str = "") -> None:
     """The trade-off on the test split, and how the edit compares."""
     found = result.comparison
     base = found.base
-    name = str(result.manifest["metrics"][0])
+    name = str(result.manifest["attribute"])
     if way:
         _err.print(f"Measured with {way}")
     rows = []

@@ -86,9 +86,16 @@ def questions(examples: Sequence[TokenizedExample]) -> list[Question]:
 
 
 def _judged(
-    judge: Callable[[LensModel, str, Question], float], *, max_new_tokens: int, sample: bool, samples: int = 1
-) -> Callable[[LensModel, Sequence[TokenizedExample]], list[float]]:
-    """One number per prompt: the mean of what a judge says of its answers."""
+    name: str,
+    value: Callable[[LensModel, str, Question], float],
+    *,
+    higher_is_better: bool = True,
+    max_new_tokens: int,
+    sample: bool,
+    samples: int = 1,
+    **settings: Any,
+) -> Metric:
+    """A metric that has one number per prompt: the mean value of its answers."""
 
     def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
         asked = questions(examples)
@@ -98,10 +105,11 @@ def _judged(
             max_new_tokens=max_new_tokens,
             do_sample=sample,
         )
-        judged = np.array([judge(model, model.text.decode(ids), asked[i // samples]) for i, ids in enumerate(said)])
+        judged = np.array([value(model, model.text.decode(ids), asked[i // samples]) for i, ids in enumerate(said)])
         return judged.reshape(len(asked), samples).mean(axis=1).tolist()
 
-    return measure
+    known = {"max_new_tokens": max_new_tokens, "sample": sample, "samples": samples, **settings}
+    return Metric(name, measure, higher_is_better=higher_is_better, settings=known)
 
 
 def refusal_rate(
@@ -124,7 +132,8 @@ def refusal_rate(
         return float(is_refusal(answer) if asked is None else asked(prompt_text(model, question.prompt), answer))
 
     name = "refusal rate" if judge is None else "refusal rate (judged)"
-    return Metric(name, _judged(judged, max_new_tokens=max_new_tokens, sample=sample, samples=samples))
+    told = judge if judge is None or isinstance(judge, str | Mapping) else getattr(judge, "__qualname__", type(judge).__name__)
+    return _judged(name, judged, max_new_tokens=max_new_tokens, sample=sample, samples=samples, judge=told)
 
 
 def true_answer_given(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
@@ -136,7 +145,7 @@ def true_answer_given(*, max_new_tokens: int = 48, sample: bool = False) -> Metr
 
         return float(stated(question.positive) and not stated(question.negative))
 
-    return Metric("true answer given", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+    return _judged("true answer given", judge, max_new_tokens=max_new_tokens, sample=sample)
 
 
 def reasoning_length(*, max_new_tokens: int = 512, sample: bool = True) -> Metric:
@@ -146,7 +155,7 @@ def reasoning_length(*, max_new_tokens: int = 512, sample: bool = True) -> Metri
         reasoning = split_reasoning(answer)[0] or (answer if END_THINK not in answer else "")
         return float(len(model.text.tokenizer(reasoning, add_special_tokens=False)["input_ids"]))
 
-    return Metric("reasoning tokens", _judged(judge, max_new_tokens=max_new_tokens, sample=sample), higher_is_better=False)
+    return _judged("reasoning tokens", judge, max_new_tokens=max_new_tokens, sample=sample, higher_is_better=False)
 
 
 def right_number(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
@@ -156,7 +165,7 @@ def right_number(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
         references = (final_number(model.text.decode(each.input_ids[each.start :])) for each in question.positive)
         return float(final_number(answer) in {each for each in references if each is not None})
 
-    return Metric("right result", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+    return _judged("right result", judge, max_new_tokens=max_new_tokens, sample=sample)
 
 
 def right_maths(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
@@ -175,7 +184,7 @@ def right_maths(*, max_new_tokens: int = 512, sample: bool = False) -> Metric:
         rest = split_reasoning(answer)[1]
         return float(any(same_result(model.text.decode(each.input_ids[each.start :]), rest) for each in question.positive))
 
-    return Metric("right result (as mathematics)", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+    return _judged("right result (as mathematics)", judge, max_new_tokens=max_new_tokens, sample=sample)
 
 
 def answer_stated(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
@@ -184,7 +193,7 @@ def answer_stated(*, max_new_tokens: int = 48, sample: bool = False) -> Metric:
     def judge(model: LensModel, answer: str, question: Question) -> float:
         return float(any(states(answer, model.text.decode(each.input_ids[each.start :])) for each in question.positive))
 
-    return Metric("answer stated", _judged(judge, max_new_tokens=max_new_tokens, sample=sample))
+    return _judged("answer stated", judge, max_new_tokens=max_new_tokens, sample=sample)
 
 
 def _measure_exact(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:

@@ -193,7 +193,7 @@ DEFAULT_GRID = Grid(
     scores=("cosine", "contrast"),
     layers=("all", "0%-67%", "late"),
 )
-"""For any model: gains, which mean the same everywhere, of two scores, in all layers, without the last third, and in the later half."""
+"""For any model: gains, which mean the same everywhere; two scores; all layers, without the last third, and the later half."""
 
 
 def span(first: float, last: float, step: float) -> tuple[float, ...]:

@@ -15,10 +15,12 @@ from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.errors import ExamplesError, PlanError
 from s2e_lens.evaluation.measure import Items, Meter, Questions, Split, tokenize_questions
+from s2e_lens.evaluation.metrics import response_margin
 from s2e_lens.evaluation.settings import EDIT, Bench, Grid, Setting, steering_settings
 from s2e_lens.evaluation.store import Record, SweepStore
 from s2e_lens.evaluation.tradeoff import best_within, pareto
-from s2e_lens.results import library_versions
+from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.results import SITES, library_versions
 
 TOLERANCE = 0.04
 """Utility that an edit may cost on the validation split: 4 points of accuracy, or 0.04 nats per token of neutral text."""
@@ -238,15 +240,20 @@ def manifest(bench: Bench, behavior: Behavior, plan: Plan) -> dict[str, Any]:
     splits: tuple[Split, ...] = ("validation", "test")
     asked = {split: tokenize_questions(bench.model, behavior, split, truncate=plan.truncate) for split in splits}
     neutral = [hash_examples_of(bench, neutral_of(behavior))]
-    names = [(behavior.attribute.name if behavior.attribute else "margin"), *(task.name for task in behavior.utility)]
+    metrics = [behavior.attribute or response_margin, *behavior.also, *(task.metric for task in behavior.utility)]
     return {
         "behavior": behavior.name,
         "model": bench.model.name,
         "weights": bench.directions.provenance.weight_hash,
-        "directions": {"data": bench.directions.provenance.data_hash, "method": bench.directions.method},
+        "directions": {
+            "data": bench.directions.provenance.data_hash,
+            "method": bench.directions.method,
+            "vectors": hash_tensors((site, bench.directions[site].vectors) for site in SITES),
+        },
         "questions": {split: hash_examples(found.everything) for split, found in asked.items()},
         "neutral": neutral,
-        "metrics": names,
+        "attribute": metrics[0].name,
+        "metrics": [{"name": each.name, **{name: repr(value) for name, value in each.settings.items()}} for each in metrics],
         "higher_is_better": behavior.attribute.higher_is_better if behavior.attribute else True,
         "system": bench.system,
         "plan": plan.describe(),

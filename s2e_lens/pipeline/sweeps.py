@@ -208,7 +208,7 @@ def draw_comparison(result: SweepResult) -> Any:
             steering=[drawn(each) for each in found.curve],
             edits=[drawn(each) for each in found.edits if each is not found.edit],
             controls=[drawn(each.point, str(each.setting.method)) for each in found.controls],
-            attribute=str(result.manifest["metrics"][0]),
+            attribute=str(result.manifest["attribute"]),
             utility="mean accuracy of the utility tasks" if tasks else "perplexity of neutral text",
             attribute_higher_is_better=found.higher_is_better,
             utility_higher_is_better=tasks,

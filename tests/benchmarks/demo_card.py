@@ -45,7 +45,7 @@ def tradeoff(result: SweepResult) -> str:
     edits = sorted(found.edits, key=lambda each: (each is not found.edit, -each.items.kl))
     rows = [row("unedited", found.base)]
     rows += [row(("**chosen** " if each is found.edit else "") + each.setting.label, each) for each in (*edits, *found.curve)]
-    header = ["condition", str(result.manifest["metrics"][0]), *found.base.items.also, "utility", "KL", "degenerate"]
+    header = ["condition", str(result.manifest["attribute"]), *found.base.items.also, "utility", "KL", "degenerate"]
     return table(header, rows)
 
 

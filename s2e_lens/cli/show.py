@@ -166,7 +166,7 @@ def print_sweep(result: SweepResult, *, way: str = "") -> None:
     base = found.base
     name = str(result.manifest["attribute"])
     if way:
-        _err.print(f"Measured with {way}")
+        _err.print(f"Measured with {way}", soft_wrap=True)
     rows = []
     for each in [base, *found.edits, *found.curve]:
         mark = " ←" if each is found.edit else ""

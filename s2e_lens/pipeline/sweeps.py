@@ -62,6 +62,7 @@ def sweep(
     if directions is None:
         directions = _directions(model, behavior, path, method, plan, resume=resume, progress=progress)
     bench = Bench(model, directions, system=behavior.system)
+    plan.grid.settings(bench)  # a wrong grid fails before anything is measured or written
     store = SweepStore.open(out, manifest(bench, behavior, plan), resume=resume)
     if not path.exists():
         save(directions, path)

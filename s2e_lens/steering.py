@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2e_lens.attribution import check_measured_on
+from s2e_lens.editor import EditBasis
 from s2e_lens.editor.apply import flat_weight, restore
 from s2e_lens.effects import Effect, Intervention, Positions, intervene
 from s2e_lens.errors import FrameError, PlanError
@@ -186,17 +187,22 @@ def random_directions(directions: Directions, *, seed: int = 0) -> Directions:
     )
 
 
-def random_components(edit: Edit, *, seed: int = 0) -> Edit:
-    """Control: the same λ, as many in every layer, on components drawn at random (each reads what is its own)."""
+def random_components(edit: Edit, basis: EditBasis, *, seed: int = 0) -> Edit:
+    """Control: λ of the same sizes, as many in every layer, on components drawn at random, each reading what is its own.
+
+    Each is signed so that it pushes towards +v on its average input, as an edit's components do: with signs drawn along
+    with the sizes, half of them would cancel the others, and any edit would beat that.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def shuffled(term: SiteEdit) -> SiteEdit:
+    def shuffled(term: SiteEdit, push: Tensor) -> SiteEdit:
         orders = torch.stack([torch.randperm(term.lam.shape[1], generator=generator) for _ in term.lam])
-        return dataclasses.replace(term, lam=term.lam.gather(1, orders))
+        drawn = term.lam.gather(1, orders)
+        return dataclasses.replace(term, lam=torch.where(push == 0, drawn, drawn.abs() * push.sign()))
 
     return dataclasses.replace(
         edit,
-        attn=tuple(map(shuffled, edit.attn)),
-        mlp=tuple(map(shuffled, edit.mlp)),
+        attn=tuple(shuffled(term, basis.attn.push) for term in edit.attn),
+        mlp=tuple(shuffled(term, basis.mlp.push) for term in edit.mlp),
         provenance=edit.provenance.with_settings(random_components=seed),
     )

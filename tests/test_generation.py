@@ -64,6 +64,17 @@ def test_rows_that_leave_the_batch_change_no_answer(family: str, monkeypatch: py
         assert min(widths) < len(PROMPTS), "rows have left"
 
 
+def test_a_row_that_has_ended_does_not_come_back(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "STEPS", 2)
+    monkeypatch.setattr(generation, "SPARSE", 0.0)  # nobody leaves: the batch stops when all have ended
+    passes: list[int] = []
+    ends = list(range(2, 60))
+    lengths = [len(each) for each in model.generate(PROMPTS, max_new_tokens=60, eos_token_id=ends)]
+    with model.intercept({("mlp", 0): lambda x, y: passes.append(y.shape[1])}):
+        model.generate(PROMPTS, max_new_tokens=60, eos_token_id=ends)
+    assert len(passes) <= max(lengths) + 2 < 60
+
+
 def test_functions_that_intercept_know_which_prompts_the_rows_are(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "STEPS", 2)
     monkeypatch.setattr(base, "MAX_ROWS", 3)

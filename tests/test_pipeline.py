@@ -121,6 +121,25 @@ def test_a_report_of_one_site_alone_is_written(outcome: Outcome, tmp_path: Path,
     assert "left out" in page
 
 
+def test_a_planner_may_bring_a_scaled_edit_or_a_sum(outcome: Outcome, tmp_path: Path) -> None:
+    both = 0.3 * outcome.edit + 0.2 * outcome.edit
+    for edit in (2.0 * outcome.edit, both):
+        one = run(
+            outcome.model, outcome.behavior, planner=lambda basis, edit=edit: edit, strengths=(1.0,), out=tmp_path / "report"
+        )
+        found = summary([one])["behaviors"]["happy"]["edit"]["relative_dose"]
+        want = 2.0 if edit is not both else 0.5
+        assert found == pytest.approx({"attn": want, "mlp": want}, rel=1e-3)
+        assert "edit, λ × 0.5" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_random_directions_get_a_strength_that_is_as_far_as_the_edit(outcome: Outcome) -> None:
+    aside = [each for each in outcome.comparison.controls if each.setting.method == "random direction"]
+    steering = {each.setting.strength: each.items.kl for each in outcome.comparison.curve}
+    want = min(steering, key=lambda strength: abs(steering[strength] - outcome.comparison.edit.items.kl))
+    assert {each.setting.options["strength"] for each in aside} == {want}
+
+
 def test_a_report_page_needs_no_network_and_shows_markup_literally(outcome: Outcome, tmp_path: Path) -> None:
     import dataclasses
 

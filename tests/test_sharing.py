@@ -135,6 +135,21 @@ def test_a_job_that_looks_inside_is_measured_one_condition_at_a_time(look) -> No
         list(Meter(model, questions, TEXTS, share=True).measure(several))
 
 
+@pytest.mark.parametrize("share", [None, False])
+def test_a_metric_may_set_hooks_of_its_own(share: bool | None) -> None:
+    model = tiny_model()
+
+    def measure(model: LensModel, examples: Sequence[TokenizedExample]) -> list[float]:
+        seen: list[float] = []
+        with model.intercept({("mlp", 1): lambda x, y: seen.append(float(y.norm()))}):
+            model.logits(*model.pad(PROMPTS))
+        return seen
+
+    meter = Meter(model, Questions(Metric("norm", measure), tiny_examples(), []), TEXTS, share=share)
+    found = [float(each.attribute[0]) for each in meter.measure(conditions(model))]
+    assert len(set(found)) == 5, "each condition was seen"
+
+
 def test_an_error_in_one_job_is_raised_and_ends_the_others() -> None:
     import threading
 

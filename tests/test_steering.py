@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch.testing import assert_close
 
-from s2e_lens import edit_as_hooks, edited, steered
+from s2e_lens import edit_as_hooks, edited, prepare_edit, steered
 from s2e_lens.editor.apply import edit_effects
 from s2e_lens.effects import Intervention, Rows, intervene
 from s2e_lens.errors import MismatchError, PlanError
@@ -207,14 +207,16 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
         assert not torch.equal(other[site].unit, third[site].unit)
 
 
-def test_random_components_keep_lambda_and_its_number_per_layer() -> None:
+def test_random_components_keep_the_sizes_of_lambda_per_layer_and_push_towards_v() -> None:
     model = tiny_model()
-    edit = tiny_edit(model, rho=0.4, alpha=0.5)
-    other = random_components(edit, seed=3)
+    edit, basis = tiny_edit(model, rho=0.4, alpha=0.5), prepare_edit(model, tiny_directions(model))
+    other = random_components(edit, basis, seed=3)
     assert other.provenance.settings["random_components"] == 3
     for site in SITES:
         (old,), (new,) = edit[site], other[site]
-        assert torch.equal(old.lam.sort(dim=-1).values, new.lam.sort(dim=-1).values)
+        assert torch.equal(old.lam.abs().sort(dim=-1).values, new.lam.abs().sort(dim=-1).values)
+        assert (new.lam * basis[site].push >= 0).all()
+        assert basis[site].relative_dose(new) > 0
         assert not torch.equal(old.lam, new.lam)
         assert torch.equal(old.k, new.k), "each component still reads what is its own"
     with edited(model, other) as realised:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from s2e_lens import Behavior
 from s2e_lens.behaviors import Metric, Task
+from s2e_lens.directions import difference_of_means
 from s2e_lens.editor import plan_edit, prepare_edit
 from s2e_lens.errors import ExamplesError, MismatchError, PlanError, StorageError
 from s2e_lens.evaluation import (
@@ -34,7 +36,7 @@ from s2e_lens.evaluation.settings import parse_values, span
 from s2e_lens.evaluation.store import MANIFEST, RESULTS
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.sweeps import compare_sweep, sweep, write_comparison
-from s2e_lens.results import SITES
+from s2e_lens.results import SITES, Means, Site
 from tests.helpers import tiny_directions, tiny_examples
 from tests.tiny import tiny_model
 
@@ -267,6 +269,10 @@ def without_seconds_of(text: bytes) -> list[dict]:
     return found
 
 
+def reversed_difference(means: Means, site: Site) -> torch.Tensor:
+    return -difference_of_means(means, site)
+
+
 def test_other_inputs_are_refused_by_name(model: LensModel, tmp_path: Path) -> None:
     sweep(model, behavior(), tmp_path / "s", PLAN)
     before = (tmp_path / "s" / RESULTS).read_bytes()
@@ -296,6 +302,11 @@ def test_other_inputs_are_refused_by_name(model: LensModel, tmp_path: Path) -> N
         again(what=dataclasses.replace(behavior(), system="Be kind."))
     assert refusal_rate(samples=2).settings != refusal_rate(samples=3).settings
     assert reasoning_length(max_new_tokens=9).settings["max_new_tokens"] == 9
+    with pytest.raises(MismatchError, match="directions"):
+        sweep(model, behavior(), tmp_path / "s", PLAN, resume=True, method=reversed_difference)
+    with pytest.raises(MismatchError, match="other weights|measured on weights"):
+        sweep(tiny_model(seed=1), behavior(), tmp_path / "foreign", PLAN, directions=tiny_directions(model))
+    assert not (tmp_path / "foreign").exists()
     assert (tmp_path / "s" / RESULTS).read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
@@ -392,3 +403,14 @@ def test_an_edit_of_some_layers_is_compared_with_steering_of_these_layers_too(mo
     assert all(each.setting.everywhere for each in found.curve)
     base = [found.base.items.utility, *(done.get(each, "test").items.utility for each in there)]
     assert found.same_layers[0].range == pytest.approx((min(base), max(base)))
+
+
+def test_a_system_prompt_that_does_not_fit_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    import dataclasses
+
+    model = tiny_model(template=True)
+    told = dataclasses.replace(behavior(), system="Be kind.")  # examples of token ids cannot be told anything
+    with pytest.warns(UserWarning, match="system prompt is not among the baselines"):
+        done = sweep(model, told, tmp_path / "s", PLAN)
+    assert "system prompt" not in {each.setting.method for each in done.on("test")}
+    assert compare_sweep(tmp_path / "s").comparison.tried == 4

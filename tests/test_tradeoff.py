@@ -45,6 +45,24 @@ def test_nothing_is_extrapolated(utility: float) -> None:
     assert gain.outside == 1.0
 
 
+def test_an_edit_that_costs_nothing_is_compared_though_sums_round() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        right = (rng.random(100) < 0.9).astype(float)
+        base, same = items(np.zeros(20), right), items(np.ones(20), rng.permutation(right))
+        gain = matched_gain(same, [base, items(np.zeros(20), np.full(100, 0.2))], Resampled(base, resamples=5))
+        assert gain.value == pytest.approx(1.0)
+
+
+def test_a_few_items_that_agree_prove_little() -> None:
+    def p(count: int) -> float:
+        first, second = items(np.ones(count), np.full(20, 0.9)), items(np.zeros(count), np.full(20, 0.9))
+        return attribute_difference(first, second, Resampled(first)).p
+
+    assert [p(count) for count in (1, 2, 5)] == [1.0, 0.5, 0.0625]
+    assert p(30) < 0.001
+
+
 def test_where_the_curve_passes_a_utility_twice_its_better_side_counts() -> None:
     back = [*CURVE, items(0.3, 0.7)]
     draws = Resampled(CURVE[0], resamples=100)
@@ -149,8 +167,9 @@ def test_a_comparison_selects_on_validation_and_reports_on_test() -> None:
         record("steering", items(0.95, 0.2), strength=1.0),
         record("edit", items(0.7, 0.85), rho_mlp=2.0),
         record("edit", items(0.99, 0.85), rho_mlp=0.0),  # better on test: not what was chosen
-        record("random components", items(0.51, 0.9), seed=0),
-        record("random components", items(0.53, 0.9), seed=1),
+        record("random components", items(0.51, 0.9), seed=0, rho_mlp=2.0),
+        record("random components", items(0.53, 0.9), seed=1, rho_mlp=2.0),
+        record("random components", items(0.1, 0.9), seed=0, rho_mlp=0.0),
     ]
     found = compare(test, Setting("edit", {"rho_mlp": 2.0}), higher_is_better=True, validation=validation, tolerance=0.04)
     assert found.edit.attribute.value == pytest.approx(0.7)
@@ -158,6 +177,6 @@ def test_a_comparison_selects_on_validation_and_reports_on_test() -> None:
     assert found.tried == 3
     assert found.steering.setting.strength == 0.5
     assert found.selected.value == pytest.approx(0.15)
-    assert [each.behind.value for each in found.controls] == pytest.approx([0.19, 0.17])
+    assert [each.behind.value for each in found.controls] == pytest.approx([0.19, 0.17]), "of this edit, and of no other"
     assert not found.on_pareto_front
     assert len(found.frontier) == 2

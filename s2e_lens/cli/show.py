@@ -110,7 +110,7 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *
             rows.append(
                 [
                     site,
-                    f"{rho:.4g}",
+                    "–" if rho is None else f"{rho:.4g}",
                     f"{term.count} of {term.lam.numel()}",
                     f"{edited.median():.3f}" if len(edited) else "–",
                     f"{edited.max():.3f}" if len(edited) else "–",
@@ -121,10 +121,11 @@ def print_plan(basis: EditBasis, edit: Edit, realised: Realised | None = None, *
     if not edit.touched():
         _err.print("[yellow]This edit changes nothing: no component is above its threshold. Lower ρ or α.[/yellow]")
     form = "relative" if settings.get("relative") else "absolute"
+    alpha = "–" if settings.get("alpha") is None else f"{settings['alpha']:.4g}"
     where = f", layers {', '.join(map(str, settings['layers']))}" if settings.get("layers") else ""
     columns = ["site", "ρ", "edited", "median gain", "largest gain", "dose / ‖v‖"]
     _table(
-        f"{f'{title}, ' if title else ''}edit: {settings.get('score')} score, α = {settings.get('alpha'):.4g}, {form} λ{where}",
+        f"{f'{title}, ' if title else ''}edit: {settings.get('score')} score, α = {alpha}, {form} λ{where}",
         columns,
         rows,
     )

@@ -40,7 +40,7 @@ def multiple_choice(*, per_token: bool = True) -> Metric:
     Raises (when it measures):
         ExamplesError: if a question lacks a right or a wrong option.
     """
-    return Metric("multiple choice", true_answer_preferred(per_token=per_token).measure)
+    return Metric("multiple choice", true_answer_preferred(per_token=per_token).measure, settings={"per_token": per_token})
 
 
 def true_answer_share() -> Metric:

@@ -58,7 +58,7 @@ class Comparison:
     at_utility: Gain
     at_kl: Gain
     same_layers: tuple[Gain, Gain] | None
-    """At matched utility and KL, against steering of the layers alone that the edit changes; None for an edit of all layers."""
+    """At matched utility and KL, against steering of the layers alone that the edit changes; None where it was not measured."""
     frontier: tuple[tuple[Point, Gain], ...]
     """The gain at matched utility of every edit on the test split: the validation split's Pareto set."""
     steering: Point | None
@@ -124,7 +124,8 @@ def compare(
         missing = {"the unedited model": base, "the edit": taken, "steering": steering or None}
         raise PlanError(
             f"not measured on the test split: {', '.join(name for name, found in missing.items() if found is None)}. "
-            "Let the sweep finish (--resume), then compare."
+            "Let the sweep finish (--resume), then compare; an edit that another tolerance than the sweep's chooses is measured "
+            "on the test split only if it lies on the validation split's Pareto front."
         )
     sign = 1 if higher_is_better else -1
     draws = Resampled(base.items, seed=seed)
@@ -147,7 +148,8 @@ def compare(
     controls = [
         record
         for record in test
-        if record.setting.method in ("random components", "random direction", "ablation", "system prompt", "normalised steering")
+        if record.setting.method in ("random direction", "ablation", "system prompt", "normalised steering")
+        or (record.setting.method == "random components" and _without_seed(record.setting) == dict(edit.options))
     ]
     return Comparison(
         edit=points[edit.key],
@@ -165,6 +167,10 @@ def compare(
         on_pareto_front=0 in pareto(everything),
         higher_is_better=higher_is_better,
     )
+
+
+def _without_seed(setting: Setting) -> dict[str, Any]:
+    return {name: value for name, value in setting.options.items() if name != "seed"}
 
 
 def _strength(record: Record) -> float:

@@ -95,7 +95,7 @@ def harness_task(
 
     return Task(
         name=harness,
-        metric=Metric(f"{metric} of {harness}", measure),
+        metric=Metric(f"{metric} of {harness}", measure, settings={"filter": filter, "chat_template": chat_template, **options}),
         test=[_item(document) for document in sorted(order[:wanted])],
         validation=[_item(document) for document in sorted(order[wanted : wanted + validation])],
     )

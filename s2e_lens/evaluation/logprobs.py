@@ -80,12 +80,12 @@ class Window:
 
             def compare(logits: Tensor, ids: Tensor = ids, mask: Tensor = mask, base: Tensor = base) -> Tensor:
                 logprobs = logits[:, :-1].float().log_softmax(dim=-1)
-                scored = mask[:, 1:].double()
-                loss = -logprobs.gather(-1, ids[:, 1:, None])[..., 0].double()
-                kl = torch.nn.functional.kl_div(logprobs, base, log_target=True, reduction="none").sum(dim=-1).double()
+                scored = mask[:, 1:].float()
+                loss = -logprobs.gather(-1, ids[:, 1:, None])[..., 0]
+                kl = torch.nn.functional.kl_div(logprobs, base, log_target=True, reduction="none").sum(dim=-1)
                 return torch.stack([(loss * scored).sum(dim=1), (kl * scored).sum(dim=1)], dim=1)
 
-            found = model.logits(ids, mask, reduce=compare).cpu().numpy()
+            found = model.logits(ids, mask, reduce=compare).cpu().double().numpy()
             if not np.isfinite(found).all():
                 raise ModelError(
                     f"{model.name} gives NaN or infinite log-probabilities on neutral text under {condition}: the edit or "

@@ -1,8 +1,11 @@
 """Measuring conditions of a model on one split: one number per item, from which all comparisons are made."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 
 from s2e_lens.behaviors import Behavior, Example, Metric, Task, TokenizedExample, tokenize_examples
-from s2e_lens.errors import ExamplesError, S2EError
+from s2e_lens.errors import ExamplesError, ModelError, S2EError
 from s2e_lens.evaluation.logprobs import NeutralText
 from s2e_lens.evaluation.metrics import response_margin
 from s2e_lens.evaluation.sharing import Condition, NeedsWeights, Watched, enough_together, one_by_one, together
@@ -164,11 +167,14 @@ class Items:
 class Meter:
     """Measures conditions on one split, several in a shared forward pass where that is faster here."""
 
-    def __init__(self, model: LensModel, questions: Questions, neutral: Sequence[str], *, share: bool | None = None):
+    def __init__(
+        self, model: LensModel, questions: Questions, neutral: Sequence[str] | NeutralText, *, share: bool | None = None
+    ):
         """Measure with ``model`` on ``questions`` and ``neutral`` text; ``share`` fixes the way, None finds the faster."""
         self.model, self.questions = model, questions
-        self.text = NeutralText(model, neutral)
+        self.text = neutral if isinstance(neutral, NeutralText) else NeutralText(model, neutral)
         self.share = share
+        self._on_twin = True
         self.seconds: dict[bool, float] = {}
         """Seconds per condition, with and without sharing, as measured."""
 
@@ -193,9 +199,9 @@ class Meter:
             try:
                 found = self._measure(conditions[some], names[some], share=share)
             except NeedsWeights:
-                if self.share:
+                if self.share or not self._on_twin:
                     raise
-                self.share = False  # a metric looks at weights
+                self.share, self._on_twin = False, False  # a metric looks at weights, or sets hooks of its own
                 continue
             each = (perf_counter() - begun) / len(found)
             self.seconds[share] = min(each, self.seconds.get(share, each))
@@ -219,7 +225,7 @@ class Meter:
         return self.seconds[True] < self.seconds[False]
 
     def _measure(self, conditions: Sequence[Condition], names: Sequence[str], *, share: bool) -> list[Items]:
-        run = together if share else one_by_one
+        run = together if share else partial(one_by_one, on_twin=self._on_twin)
         asked = self.questions
 
         def job(model: Watched, index: int) -> tuple[Any, ...]:
@@ -243,6 +249,15 @@ class Meter:
             Items(attribute, tasks, also, losses, divergences, self.text.tokens, dict(counts))
             for (attribute, tasks, also, counts), (losses, divergences) in zip(found, texts, strict=True)
         ]
+
+
+@contextmanager
+def left_out(what: str) -> Iterator[None]:
+    """A baseline that does not fit a model (its context is too short, its examples are tokens) is left out, with a warning."""
+    try:
+        yield
+    except (ExamplesError, ModelError) as error:
+        warnings.warn(f"{what} is not among the baselines: {error}", stacklevel=3)
 
 
 def measure_items(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from s2e_lens.attribution import SCORES
+from s2e_lens.attribution import SCORES, check_measured_on
 from s2e_lens.editor import EditBasis, edited, plan_edit, plan_to_gain, prepare_edit, strongest_first
 from s2e_lens.editor.apply import edit_effects
 from s2e_lens.effects import POSITIONS, Positions
@@ -81,6 +81,8 @@ class Setting:
         """The setting of a planned edit."""
         known = edit.provenance.settings
         options = {name: known.get(name) for name in ("score", "rho_attn", "rho_mlp", "alpha", "relative")}
+        for name in ("rho_attn", "rho_mlp"):  # a solved ρ may differ in its last digits on another machine; its key shall not
+            options[name] = None if options[name] is None else float(f"{options[name]:.6g}")
         if known.get("layers") is not None:
             options["layers"] = list(known["layers"])
         if known.get("scale", 1.0) != 1.0:
@@ -271,7 +273,11 @@ class Bench:
         """Prepare settings of one behaviour; the directions must be the model's own.
 
         ``system`` is the text of the system-prompt baseline; only its label is used here.
+
+        Raises:
+            MismatchError: if the directions are another model's.
         """
+        check_measured_on(model, directions)
         self.model, self.directions, self.system = model, directions, system
         self._bases: dict[str, EditBasis] = {}
 
@@ -320,7 +326,7 @@ class Bench:
         edit = plan_edit(basis, rho_attn=o["rho_attn"], rho_mlp=o["rho_mlp"], alpha=o["alpha"], relative=o["relative"])
         if o.get("scale") is not None:
             edit = o["scale"] * edit
-        return edit if setting.method == "edit" else random_components(edit, seed=o["seed"])
+        return edit if setting.method == "edit" else random_components(edit, basis, seed=o["seed"])
 
     def condition(self, setting: Setting) -> Condition:
         """How the model is run under a setting; the system prompt changes what is asked, and not the model."""

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ class Condition:
     applied: Callable[[], AbstractContextManager[Any]] | None = None
     """The same in the weights, where there is such a form."""
 
-    def entered(self, model: LensModel) -> AbstractContextManager[Any]:
+    def entered(self, model: LensModel, *, on_twin: bool = True) -> AbstractContextManager[Any]:
         """The model under this condition alone.
 
         The weights are edited only in float32 and wider: narrower ones round the edit, and settings would not compare with
@@ -51,7 +51,7 @@ class Condition:
         """
         if self.applied is not None and model.dtype in (torch.float32, torch.float64):
             return self.applied()
-        return intervene(model, self.intervention, on_twin=True)
+        return intervene(model, self.intervention, on_twin=on_twin) if self.intervention.effects else nullcontext()
 
 
 class Watched(LensModel):
@@ -108,6 +108,8 @@ class Watched(LensModel):
 
     def intercept(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
         """See :class:`LensModel`."""
+        if self._model.twin_intercepted:
+            raise NeedsWeights(f"hooks on {self.name} were asked for while a condition is hooks on its plain twin.")
         return self._model.intercept(fns)
 
     def intercept_twin(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
@@ -142,11 +144,17 @@ class Watched(LensModel):
         return self._model.generate(prompts, **options)
 
 
-def one_by_one(model: LensModel, conditions: Sequence[Condition], job: Callable[[Watched, int], T]) -> list[T]:
-    """``job(model, index)`` under each condition in turn."""
+def one_by_one(
+    model: LensModel, conditions: Sequence[Condition], job: Callable[[Watched, int], T], *, on_twin: bool = True
+) -> list[T]:
+    """``job(model, index)`` under each condition in turn; see :func:`~s2e_lens.effects.intervene` for ``on_twin``.
+
+    Raises:
+        NeedsWeights: if a job sets hooks of its own while conditions are hooks on the twin.
+    """
     found = []
     for index, condition in enumerate(conditions):
-        with condition.entered(model):
+        with condition.entered(model, on_twin=on_twin):
             found.append(job(Watched(model), index))
     return found
 
@@ -218,7 +226,8 @@ class _Turn:
 
     def _run(self, job: Callable[["_Turn", int], Any]) -> None:
         try:
-            self._to.get()
+            if isinstance(self._to.get(), _Stopped):
+                return
             self._from.put(("done", job(self, self.index)))
         except _Stopped:
             pass
@@ -239,10 +248,12 @@ class _Turn:
             self._thread.start()
         outside = torch.get_rng_state()
         torch.set_rng_state(self._random)  # each job draws its own random numbers, as it would alone
-        self._to.put(answer)
-        kind, value = self._from.get()
-        self._random = torch.get_rng_state()
-        torch.set_rng_state(outside)
+        try:
+            self._to.put(answer)
+            kind, value = self._from.get()
+            self._random = torch.get_rng_state()
+        finally:
+            torch.set_rng_state(outside)
         self.request = self.answer = None
         if kind == "failed":
             raise value

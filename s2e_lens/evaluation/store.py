@@ -61,7 +61,7 @@ class SweepStore:
                 )
             store._trim()
             return store
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(not each.name.endswith(".partial") for each in folder.iterdir()):
             raise StorageError(f"{folder} exists, is not empty and holds no sweep: choose another --out.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)

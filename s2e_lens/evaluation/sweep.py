@@ -14,12 +14,15 @@ from s2e_lens.behaviors import Behavior
 from s2e_lens.behaviors.behavior import read_neutral
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.errors import ExamplesError, PlanError
-from s2e_lens.evaluation.measure import Items, Meter, Questions, Split, tokenize_questions
+from s2e_lens.evaluation.logprobs import NeutralText
+from s2e_lens.evaluation.measure import Items, Meter, Questions, Split, left_out, tokenize_questions
 from s2e_lens.evaluation.metrics import response_margin
 from s2e_lens.evaluation.settings import EDIT, Bench, Grid, Setting, steering_settings
 from s2e_lens.evaluation.store import Record, SweepStore
 from s2e_lens.evaluation.tradeoff import best_within, pareto
+from s2e_lens.models import LensModel
 from s2e_lens.models.fingerprint import hash_tensors
+from s2e_lens.models.generation import SAMPLING
 from s2e_lens.results import SITES, library_versions
 
 TOLERANCE = 0.04
@@ -27,6 +30,8 @@ TOLERANCE = 0.04
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
 CONTROL_SEEDS = (0, 1, 2)
+AT_ONCE = 32
+"""Conditions that are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Sweep:
         self._share, self._progress = share, progress
         self._meters: dict[tuple[Split, str | None], Meter] = {}
         self._memory: dict[tuple[str, Split], Record] = {}
+        self._text: NeutralText | None = None
 
     @property
     def sign(self) -> int:
@@ -76,7 +82,9 @@ class Sweep:
         """What measures on a split, made once."""
         if (split, system) not in self._meters:
             asked = self.questions(split, system)
-            self._meters[split, system] = Meter(self.bench.model, asked, neutral_of(self.behavior), share=self._share)
+            if self._text is None:
+                self._text = NeutralText(self.bench.model, neutral_of(self.behavior))
+            self._meters[split, system] = Meter(self.bench.model, asked, self._text, share=self._share)
         return self._meters[split, system]
 
     def questions(self, split: Split, system: str | None = None) -> Questions:
@@ -118,13 +126,17 @@ class Sweep:
     def _measured(self, settings: Sequence[Setting], split: Split) -> Iterator[tuple[Setting, Items]]:
         plain = [each for each in settings if each.method != "system prompt"]
         meter = self.meter(split)
-        conditions = [self.bench.condition(each) for each in plain]
-        yield from zip(plain, meter.measure(conditions, labels=[each.label for each in plain]), strict=True)
+        for begin in range(0, len(plain), AT_ONCE):  # conditions hold tensors: no more of them than needed
+            some = plain[begin : begin + AT_ONCE]
+            conditions = [self.bench.condition(each) for each in some]
+            yield from zip(some, meter.measure(conditions, labels=[each.label for each in some]), strict=True)
         for setting in settings:
             if setting.method == "system prompt":
-                asked = self.meter(split, setting.options["system"])
-                (items,) = asked.measure([self.bench.condition(setting)], labels=[setting.label])
-                yield setting, items
+                found: list[Items] = []
+                with left_out("the system prompt"):
+                    asked = self.meter(split, setting.options["system"])
+                    found += asked.measure([self.bench.condition(setting)], labels=[setting.label])
+                yield from ((setting, items) for items in found)
 
     @property
     def way(self) -> str:
@@ -244,13 +256,20 @@ def manifest(bench: Bench, behavior: Behavior, plan: Plan) -> dict[str, Any]:
     return {
         "behavior": behavior.name,
         "model": bench.model.name,
-        "weights": bench.directions.provenance.weight_hash,
+        "weights": bench.model.weight_hash(),
+        "generation": generation_settings(bench.model),
         "directions": {
             "data": bench.directions.provenance.data_hash,
             "method": bench.directions.method,
             "vectors": hash_tensors((site, bench.directions[site].vectors) for site in SITES),
         },
-        "questions": {split: hash_examples(found.everything) for split, found in asked.items()},
+        "questions": {
+            split: {
+                "attribute": hash_examples(found.examples),
+                **{f"task {task.name}": hash_examples(items) for task, items in found.tasks},
+            }
+            for split, found in asked.items()
+        },
         "neutral": neutral,
         "attribute": metrics[0].name,
         "metrics": [{"name": each.name, **{name: repr(value) for name, value in each.settings.items()}} for each in metrics],
@@ -259,6 +278,13 @@ def manifest(bench: Bench, behavior: Behavior, plan: Plan) -> dict[str, Any]:
         "plan": plan.describe(),
         "versions": {name: value for name, value in library_versions().items() if name == "s2e-lens"},
     }
+
+
+def generation_settings(model: LensModel) -> dict[str, Any]:
+    """What the checkpoint says about generating, as far as answers depend on it."""
+    own: Any = getattr(model.twin, "generation_config", None)
+    found = {name: getattr(own, name, None) for name in (*SAMPLING, "repetition_penalty", "no_repeat_ngram_size")}
+    return {**{name: value for name, value in found.items() if value is not None}, "ends": list(model.text.eos_ids)}
 
 
 def hash_examples_of(bench: Bench, passages: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from s2e_lens.evaluation.measure import Items
 
 Axis = Literal["utility", "kl"]
 RESAMPLES = 4000
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -132,13 +133,13 @@ def matched_gain(
     ys = np.stack([draws.attribute(each) for each in curve], axis=1)
     x, y = measure(edit), draws.attribute(edit)
     low, high = xs.min(axis=1), xs.max(axis=1)
-    outside = (x < low) | (x > high)
+    outside = (x < low - ROUNDING) | (x > high + ROUNDING)  # sums of the same numbers in another order differ
     other = along(np.clip(x, low, high), xs, ys, sign=sign)
     gains = sign * (y - other)
     reached = not outside[0]
     return Gain(
         value=float(gains[0]) if reached else None,
-        **(interval(gains[1:]) if reached else {"low": None, "high": None, "p": None}),
+        **(interval(gains[1:], len(edit.attribute)) if reached else {"low": None, "high": None, "p": None}),
         edit=float(y[0]),
         other=float(other[0]) if reached else None,
         at=float(x[0]),
@@ -147,12 +148,15 @@ def matched_gain(
     )
 
 
-def interval(drawn: Float[np.ndarray, " draw"]) -> dict[str, float]:
-    """95 % percentile interval of bootstrap draws, and the two-sided p-value of 0."""
+def interval(drawn: Float[np.ndarray, " draw"], items: int) -> dict[str, float]:
+    """95 % percentile interval of bootstrap draws, and the two-sided p-value of 0.
+
+    Few items can all have the same sign by chance: p is never below that of a sign test, 2 · 2^-items.
+    """
     low, high = np.percentile(drawn, [2.5, 97.5])
     count = len(drawn)
     p = 2 * min((1 + np.sum(drawn <= 0)) / (count + 1), (1 + np.sum(drawn >= 0)) / (count + 1))
-    return {"low": float(low), "high": float(high), "p": float(min(1.0, p))}
+    return {"low": float(low), "high": float(high), "p": float(min(1.0, max(p, 2 * 0.5**items)))}
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Difference:
 def attribute_difference(first: Items, second: Items, draws: Resampled, *, higher_is_better: bool = True) -> Difference:
     """Attribute of the first minus that of the second, signed so that positive is better."""
     gains = (1 if higher_is_better else -1) * (draws.attribute(first) - draws.attribute(second))
-    return Difference(float(gains[0]), **interval(gains[1:]))
+    return Difference(float(gains[0]), **interval(gains[1:], len(first.attribute)))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -178,9 +182,6 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     [0, 1, 3]
     """
     return [i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)]
-
-
-ROUNDING = 1e-9
 
 
 def best_within(points: Sequence[tuple[float, float]], base: tuple[float, float], tolerance: float) -> int | None:

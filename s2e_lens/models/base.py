@@ -196,6 +196,11 @@ class LensModel(ABC):
         return self.intercept(fns)
 
     @property
+    def twin_intercepted(self) -> bool:
+        """Whether the plain twin is intercepted now."""
+        return False
+
+    @property
     def intercepted(self) -> bool:
         """Whether something is intercepted now that the twin does not see."""
         return False
@@ -299,7 +304,8 @@ class LensModel(ABC):
         kept = 2 * shapes.n_layers * shapes.n_heads * shapes.d_head
         passing = 4 * shapes.d_mlp + 8 * shapes.d_model + 2 * shapes.n_heads * width
         if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0] // 2
+            cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            free = (torch.cuda.mem_get_info(self.device)[0] + cached) // 2
         else:
             free = psutil.virtual_memory().available // 4
         return max(1, min(MAX_ROWS, free // (width * size * (kept + passing))))

@@ -152,6 +152,10 @@ class BridgeModel(LensModel):
             self._twin_active -= 1
 
     @property
+    def twin_intercepted(self) -> bool:
+        return self._twin_active > 0
+
+    @property
     def intercepted(self) -> bool:
         return self._active > 0
 

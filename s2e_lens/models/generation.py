@@ -175,12 +175,12 @@ def generate_rows(
         for row, tokens in zip(alive.tolist(), new.tolist(), strict=True):
             answers[row] += tokens
         done += steps
-        going = ~torch.isin(new, stops).any(dim=1)
+        going = ~torch.isin(out[:, width:], stops).any(dim=1)
         if done >= max_new_tokens or not going.any():
             break
         ids, mask = out, torch.cat([mask, mask.new_ones(new.shape)], dim=1)
         if going.float().mean() < SPARSE:
             rows = going.nonzero()[:, 0]
             ids, mask, alive = ids[rows], mask[rows], alive[rows]
-            cache.batch_select_indices(rows)
+            cache.batch_select_indices(rows.cpu())  # a sharded model's layers lie on several devices
     return answers

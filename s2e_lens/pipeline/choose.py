@@ -1,14 +1,18 @@
 """Choosing an edit on the validation split: the best attribute among those that keep the utility."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tqdm import tqdm
 
 from s2e_lens.behaviors import Behavior
 from s2e_lens.editor import edited
+from s2e_lens.editor.apply import edit_effects
 from s2e_lens.errors import PlanError
-from s2e_lens.evaluation import NeutralText, Questions, measure_items
+from s2e_lens.evaluation import Condition, NeutralText, Questions, measure_items
 from s2e_lens.evaluation.sweep import TOLERANCE
 from s2e_lens.evaluation.tradeoff import ROUNDING
 from s2e_lens.models import LensModel
@@ -49,8 +53,8 @@ def choose_edit(
 ) -> Choice:
     """Measure the attribute of every edit, then utility from the best one on, and take the first that keeps it.
 
-    It takes what a whole sweep would, for less time: the utility of most edits is never measured. For the whole trade-off on
-    the validation split use a :class:`~s2e_lens.evaluation.Sweep`.
+    It takes what a whole sweep would, ties apart, for less time: the utility of most edits is never measured. For the whole
+    trade-off on the validation split use a :class:`~s2e_lens.evaluation.Sweep`.
 
     If none that improves the attribute does, the last in ``edits`` is taken: put the weakest last.
 
@@ -79,14 +83,14 @@ def choose_edit(
     enough = base_utility - tolerance - ROUNDING
     attributes = []
     for edit in tqdm(edits, desc=f"{behavior.name}: choosing", unit="setting", disable=not progress):
-        with edited(model, edit, force=True):
+        with _entered(model, edit):
             attributes.append(attribute("an edit"))
     trials: list[Trial] = []
     taken = None
     for i in sorted(range(len(edits)), key=lambda i: -sign * attributes[i]):
         kept = None
         if taken is None and sign * (attributes[i] - base_attribute) > 0:
-            with edited(model, edits[i], force=True):
+            with _entered(model, edits[i]):
                 utility = _utility(model, questions, text, enough=enough)
             kept = utility if utility >= enough else None
         trials.append(Trial(edits[i], attributes[i], kept))
@@ -94,6 +98,11 @@ def choose_edit(
     if taken is None:
         taken = next(trial for trial in trials if trial.edit is edits[-1])
     return Choice(taken, tuple(trials), base_attribute, base_utility, tolerance)
+
+
+def _entered(model: LensModel, edit: Edit) -> AbstractContextManager[Any]:
+    """The model under an edit, in the form in which it is reported."""
+    return Condition(edit_effects(edit), partial(edited, model, edit, force=True)).entered(model)
 
 
 def _utility(model: LensModel, questions: Questions, text: NeutralText | None, *, enough: float | None = None) -> float:
@@ -107,9 +116,12 @@ def _utility(model: LensModel, questions: Questions, text: NeutralText | None, *
     number = len(questions.tasks)
     total = 0.0
     bound = 1.0
+    shares = True  # a metric on another scale than 0 to 1 has no bound
     for done, (task, items) in enumerate(questions.tasks, start=1):
-        total += float(measure_items(task.metric, model, items, "an edit", questions.seed).mean())
+        values = measure_items(task.metric, model, items, "an edit", questions.seed)
+        total += float(values.mean())
+        shares = shares and bool((values <= 1).all())
         bound = (total + number - done) / number
-        if enough is not None and bound < enough:
+        if enough is not None and shares and bound < enough:
             break
     return bound

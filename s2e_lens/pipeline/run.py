@@ -28,6 +28,7 @@ from s2e_lens.evaluation import (
     tokenize_questions,
 )
 from s2e_lens.evaluation.comparison import Point
+from s2e_lens.evaluation.measure import left_out
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.choose import Choice, choose_edit
 from s2e_lens.results import Attribution, Directions, Edit
@@ -141,15 +142,17 @@ def run(
     controls: dict[Setting, Condition] = {}
     strength = _as_far(records, taken)
     for each in CONTROL_SEEDS:
-        shuffled = random_components(edit, seed=seed + each)
+        shuffled = random_components(edit, basis, seed=seed + each)
         controls[Setting("random components", {**taken.options, "seed": seed + each})] = _condition(model, shuffled)
         aside = Setting("random direction", {"strength": strength, "seed": seed + each})
         controls[aside] = bench.condition(aside)
     records += _measure(meter, controls, f"{behavior.name}, controls", progress=progress)
     if behavior.system is not None and model.text.has_chat_template:
         told = Setting("system prompt", {"system": behavior.system})
-        asked = tokenize_questions(model, behavior, "test", system=behavior.system, truncate=truncate, seed=seed)
-        records += _measure(Meter(model, asked, neutral, share=False), {told: Condition()}, behavior.name, progress=progress)
+        with left_out("the system prompt"):
+            asked = tokenize_questions(model, behavior, "test", system=behavior.system, truncate=truncate, seed=seed)
+            with_prompt = Meter(model, asked, meter.text, share=False)
+            records += _measure(with_prompt, {told: Condition()}, behavior.name, progress=progress)
     comparison = compare(
         records,
         taken,
@@ -181,7 +184,8 @@ def run(
 def _as_far(records: Sequence[Record], edit: Setting) -> float:
     """The strength of steering that is about as far from the unedited model as the edit, in KL: what random directions get."""
     kl = next(each.items.kl for each in records if each.setting is edit)
-    steering = {float(each.setting.strength): each.items.kl for each in records if each.setting.strength is not None}
+    published = [each for each in records if each.setting.method == "steering" and each.setting.everywhere]
+    steering = {float(each.setting.strength or 0.0): each.items.kl for each in published}
     return min(steering, key=lambda strength: abs(steering[strength] - kl))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from s2e_lens.activations import collect_means
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.tokens import hash_examples
-from s2e_lens.directions import Method, find_directions, needs_examples
+from s2e_lens.directions import Method, difference_of_means, find_directions, needs_examples
+from s2e_lens.errors import MismatchError
 from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
 from s2e_lens.evaluation.comparison import Point, control_means, gain_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
@@ -66,6 +67,7 @@ def sweep(
     store = SweepStore.open(out, manifest(bench, behavior, plan), resume=resume)
     if not path.exists():
         save(directions, path)
+    _unfinished(path).unlink(missing_ok=True)
     found = Sweep(bench, behavior, plan, store, share=share, progress=progress)
     try:
         found.run()
@@ -77,13 +79,27 @@ def sweep(
 def _directions(
     model: LensModel, behavior: Behavior, path: Path, method: Method | None, plan: Plan, *, resume: bool, progress: bool
 ) -> Directions:
-    """The sweep's own directions if they come from these examples and weights, else new ones."""
+    """The sweep's own directions, or new ones.
+
+    Raises:
+        MismatchError: if the sweep's come from other examples, weights or another method.
+    """
     train = tokenize_examples(model, behavior.train, truncate=plan.truncate)
     if resume and path.is_file():
         found = load(path, Directions)
-        if found.provenance.data_hash == hash_examples(train) and found.provenance.weight_hash == model.weight_hash():
-            return found
-    checkpoint = path.parent.with_name(f"{path.parent.name}.means.partial")
+        wanted = {
+            "training examples": (found.provenance.data_hash, hash_examples(train)),
+            "weights": (found.provenance.weight_hash, model.weight_hash()),
+            "method": (found.method, getattr(method or difference_of_means, "__name__", "")),
+        }
+        changed = [name for name, (then, now) in wanted.items() if then != now]
+        if changed:
+            raise MismatchError(
+                f"the directions of {path.parent} come from other {' and '.join(changed)}: results of both must not be mixed. "
+                "Use the same ones, or choose another --out."
+            )
+        return found
+    checkpoint = _unfinished(path)
     means = collect_means(
         model,
         train,
@@ -93,8 +109,12 @@ def _directions(
         progress=progress,
         seed=plan.seed,
     )
-    checkpoint.unlink(missing_ok=True)
     return find_directions(means, method=method)
+
+
+def _unfinished(path: Path) -> Path:
+    """Where unfinished means are kept until the directions are saved: beside the sweep's folder, which is still to be made."""
+    return path.parent.with_name(f"{path.parent.name}.means.partial")
 
 
 def write_tables(store: SweepStore) -> None:

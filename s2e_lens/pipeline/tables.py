@@ -25,7 +25,8 @@ def label_of(outcome: Outcome, point: Point) -> str:
     if point is found.edit:
         return "edit"
     if point.setting.method == "edit":
-        return f"edit, λ × {point.setting.options['scale']:g}"
+        scales = [each.setting.options.get("scale", 1.0) for each in (point, found.edit)]
+        return f"edit, λ × {scales[0] / scales[1]:g}"
     return point.setting.label
 
 
@@ -205,7 +206,9 @@ def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
     found = outcome.comparison
     base, edit, steering = found.base, found.edit, found.curve
     behavior, settings = outcome.behavior, outcome.edit.provenance.settings
-    doses = {site: outcome.basis[site].relative_dose(term) for site in SITES for term in outcome.edit[site]}
+    doses = {
+        site: sum(outcome.basis[site].relative_dose(term) for term in outcome.edit[site]) for site in SITES if outcome.edit[site]
+    }
 
     def values(get: Callable[[Point], Estimate]) -> dict[str, Any]:
         return {

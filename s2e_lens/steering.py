@@ -187,22 +187,25 @@ def random_directions(directions: Directions, *, seed: int = 0) -> Directions:
     )
 
 
-def random_components(edit: Edit, basis: EditBasis, *, seed: int = 0) -> Edit:
-    """Control: λ of the same sizes, as many in every layer, on components drawn at random, each reading what is its own.
+def random_components(edit: Edit, basis: EditBasis | None = None, *, seed: int = 0) -> Edit:
+    """Control: the same λ, as many in every layer, on components drawn at random, each reading what is its own.
 
-    Each is signed so that it pushes towards +v on its average input, as an edit's components do: with signs drawn along
-    with the sizes, half of them would cancel the others, and any edit would beat that.
+    With a ``basis``, each λ is signed so that it pushes towards +v on its component's average input, as those of an edit do:
+    the harder control. With signs drawn along with the sizes, many of them cancel.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def shuffled(term: SiteEdit, push: Tensor) -> SiteEdit:
+    def shuffled(term: SiteEdit, site: Site) -> SiteEdit:
         orders = torch.stack([torch.randperm(term.lam.shape[1], generator=generator) for _ in term.lam])
         drawn = term.lam.gather(1, orders)
-        return dataclasses.replace(term, lam=torch.where(push == 0, drawn, drawn.abs() * push.sign()))
+        if basis is not None:
+            push = basis[site].push
+            drawn = torch.where(push == 0, drawn, drawn.abs() * push.sign())
+        return dataclasses.replace(term, lam=drawn)
 
     return dataclasses.replace(
         edit,
-        attn=tuple(shuffled(term, basis.attn.push) for term in edit.attn),
-        mlp=tuple(shuffled(term, basis.mlp.push) for term in edit.mlp),
+        attn=tuple(shuffled(term, "attn") for term in edit.attn),
+        mlp=tuple(shuffled(term, "mlp") for term in edit.mlp),
         provenance=edit.provenance.with_settings(random_components=seed),
     )

@@ -98,7 +98,7 @@ def test_the_summary_holds_what_was_measured(outcome: Outcome) -> None:
         assert found[key]["settings_tried"] == 1  # planned without looking
     at_kl = outcome.comparison.at_kl
     assert found["gain_at_matched_kl"]["value"] == pytest.approx(edit.attribute.value - at_kl.other)
-    assert set(found["controls"]) == {"random components", "random direction"}
+    assert set(found["controls"]) == {"random components", "random components, signs too", "random direction"}
 
 
 def test_every_sample_has_an_answer_under_every_condition(outcome: Outcome) -> None:

@@ -19,7 +19,10 @@ def blocks(language: str) -> list[str]:
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[0], "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(blocks("python")[0], "README.md", "exec"), names)
+    names["other_directions"] = names["directions"]
+    exec(compile(blocks("python")[2], "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"L\d+[HN]\d+ [+-]0\.\d{3}", printed[0])
     assert len(printed) == 7

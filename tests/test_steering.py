@@ -219,6 +219,10 @@ def test_random_components_keep_the_sizes_of_lambda_per_layer_and_push_towards_v
         assert basis[site].relative_dose(new) > 0
         assert not torch.equal(old.lam, new.lam)
         assert torch.equal(old.k, new.k), "each component still reads what is its own"
+    signs_too = random_components(edit, seed=3)
+    for site in SITES:
+        assert torch.equal(signs_too[site][0].lam.sort(dim=-1).values, edit[site][0].lam.sort(dim=-1).values)
+        assert basis[site].relative_dose(signs_too[site][0]) < basis[site].relative_dose(other[site][0])
     with edited(model, other) as realised:
         assert realised.norm == pytest.approx(
             float(sum(term.lam.square().sum() for s in SITES for term in edit[s])) ** 0.5, rel=1e-3

@@ -132,6 +132,7 @@ def test_a_sweep_measures_everything_on_validation_and_what_was_selected_on_test
         "steering",
         "edit",
         "random components",
+        "random components, signs too",
         "random direction",
         "ablation",
     }
@@ -161,7 +162,7 @@ def test_a_sweep_measures_everything_on_validation_and_what_was_selected_on_test
     write_comparison(result, tmp_path / "c")
     found = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert found["settings_tried"] == 4
-    assert set(found["controls"]) == {"random components", "random direction", "ablation"}
+    assert set(found["controls"]) == {"random components", "random components, signs too", "random direction", "ablation"}
     assert (tmp_path / "c" / "tradeoff.html").stat().st_size > 1e6
     with pytest.raises(PlanError, match="not measured on the test split: the edit"):
         # Another tolerance chooses an edit that may not have been reported; here: none within a utility above the base's.

@@ -68,7 +68,8 @@ def sweep(
 
     if (search is None) != (trials is None):
         raise PlanError("--search optuna and --trials N go together.")
-    grid = _grid(model, str(behavior), preset, rho_attn, rho_mlp, gain_attn, gain_mlp, alpha, score, relative, layers)
+    found = load_behavior(str(behavior), seed=seed)
+    grid = _grid(model, found.name, preset, rho_attn, rho_mlp, gain_attn, gain_mlp, alpha, score, relative, layers)
     plan = Plan(
         grid,
         strengths=_numbers("--strength", strength) if strength else STRENGTHS,
@@ -77,7 +78,6 @@ def sweep(
         seed=seed,
         truncate=truncate,
     )
-    found = load_behavior(str(behavior), seed=seed)
     chosen = _method(method, background)
     given = None if directions is None else load(directions, Directions)
     lens = loaded(

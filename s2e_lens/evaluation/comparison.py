@@ -9,7 +9,7 @@ import pandas as pd
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation.measure import Items
 from s2e_lens.evaluation.metrics import Estimate, estimate
-from s2e_lens.evaluation.settings import EDIT, Setting
+from s2e_lens.evaluation.settings import EDIT, RANDOM_COMPONENTS, Setting
 from s2e_lens.evaluation.store import Record
 from s2e_lens.evaluation.tradeoff import Difference, Gain, Resampled, attribute_difference, best_within, matched_gain, pareto
 
@@ -149,7 +149,7 @@ def compare(
         record
         for record in test
         if record.setting.method in ("random direction", "ablation", "system prompt", "normalised steering")
-        or (record.setting.method == "random components" and _without_seed(record.setting) == dict(edit.options))
+        or (record.setting.method in RANDOM_COMPONENTS and _without_seed(record.setting) == dict(edit.options))
     ]
     return Comparison(
         edit=points[edit.key],

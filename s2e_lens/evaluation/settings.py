@@ -28,10 +28,11 @@ Method = Literal[
     "system prompt",
     "random direction",
     "random components",
+    "random components, signs too",
 ]
 BASE, EDIT, STEERING = "base", "edit", "steering"
-CURVES = ("steering", "normalised steering", "random direction")
-"""Methods with a strength."""
+RANDOM_COMPONENTS: tuple[Method, Method] = ("random components", "random components, signs too")
+"""λ of the same sizes elsewhere, pushing towards +v as an edit does, or with signs drawn along with the sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +319,7 @@ class Bench:
     def edit(self, setting: Setting) -> Edit | None:
         """The edit of a setting, or None where it is none."""
         o = setting.options
-        if setting.method not in ("edit", "random components"):
+        if setting.method not in ("edit", *RANDOM_COMPONENTS):
             return None
         basis = self.basis(o["score"])
         if o.get("layers") is not None:
@@ -326,7 +327,9 @@ class Bench:
         edit = plan_edit(basis, rho_attn=o["rho_attn"], rho_mlp=o["rho_mlp"], alpha=o["alpha"], relative=o["relative"])
         if o.get("scale") is not None:
             edit = o["scale"] * edit
-        return edit if setting.method == "edit" else random_components(edit, basis, seed=o["seed"])
+        if setting.method == "edit":
+            return edit
+        return random_components(edit, basis if setting.method == RANDOM_COMPONENTS[0] else None, seed=o["seed"])
 
     def condition(self, setting: Setting) -> Condition:
         """How the model is run under a setting; the system prompt changes what is asked, and not the model."""

@@ -17,7 +17,7 @@ from s2e_lens.errors import ExamplesError, PlanError
 from s2e_lens.evaluation.logprobs import NeutralText
 from s2e_lens.evaluation.measure import Items, Meter, Questions, Split, left_out, tokenize_questions
 from s2e_lens.evaluation.metrics import response_margin
-from s2e_lens.evaluation.settings import EDIT, Bench, Grid, Setting, steering_settings
+from s2e_lens.evaluation.settings import EDIT, RANDOM_COMPONENTS, Bench, Grid, Setting, steering_settings
 from s2e_lens.evaluation.store import Record, SweepStore
 from s2e_lens.evaluation.tradeoff import best_within, pareto
 from s2e_lens.models import LensModel
@@ -179,7 +179,7 @@ class Sweep:
 
     def controls(self, chosen: Setting) -> list[Setting]:
         """The chosen edit's λ on random components; random directions of the steering vectors' norm; ablation; system prompt."""
-        found = [Setting("random components", {**chosen.options, "seed": seed}) for seed in self.plan.control_seeds]
+        found = [Setting(how, {**chosen.options, "seed": seed}) for how in RANDOM_COMPONENTS for seed in self.plan.control_seeds]
         best = self._best_strength()
         found += [Setting("random direction", {"strength": best, "seed": seed}) for seed in self.plan.control_seeds]
         found.append(Setting("ablation"))

@@ -29,6 +29,7 @@ from s2e_lens.evaluation import (
 )
 from s2e_lens.evaluation.comparison import Point
 from s2e_lens.evaluation.measure import left_out
+from s2e_lens.evaluation.settings import RANDOM_COMPONENTS
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.choose import Choice, choose_edit
 from s2e_lens.results import Attribution, Directions, Edit
@@ -142,8 +143,9 @@ def run(
     controls: dict[Setting, Condition] = {}
     strength = _as_far(records, taken)
     for each in CONTROL_SEEDS:
-        shuffled = random_components(edit, basis, seed=seed + each)
-        controls[Setting("random components", {**taken.options, "seed": seed + each})] = _condition(model, shuffled)
+        for how, towards in zip(RANDOM_COMPONENTS, (basis, None), strict=True):
+            shuffled = random_components(edit, towards, seed=seed + each)
+            controls[Setting(how, {**taken.options, "seed": seed + each})] = _condition(model, shuffled)
         aside = Setting("random direction", {"strength": strength, "seed": seed + each})
         controls[aside] = bench.condition(aside)
     records += _measure(meter, controls, f"{behavior.name}, controls", progress=progress)

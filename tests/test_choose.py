@@ -10,6 +10,7 @@ from s2e_lens.behaviors import Metric, Task, TokenizedExample
 from s2e_lens.editor import EditBasis, plan_to_gain
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation import Bench, Grid, tokenize_questions
+from s2e_lens.evaluation.tradeoff import Tolerance
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.choose import choose_edit
 from s2e_lens.results import SITES, Edit
@@ -83,20 +84,20 @@ def test_the_best_attribute_within_the_tolerance_is_taken(model: LensModel) -> N
     harm = metric("harm", lambda far: 1 - far * limit)
     what = behavior(metric("moved", lambda far: far), harm)
     questions = tokenize_questions(model, what, "validation")
-    everything = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=1.0)
+    everything = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(1.0, 1.0))
     assert everything.taken.edit is edits[0]
     assert [trial.edit for trial in everything.trials] == list(edits)  # attribute falls with size here
     # A tolerance between the losses of two settings takes the weaker one.
     second = everything.trials[1]
     loss = second.attribute * limit
-    choice = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=loss * 1.0001)
+    choice = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(loss * 1.0001, 1.0))
     assert choice.taken.edit is edits[1]
     assert choice.trials[0].utility is None
     assert choice.taken.utility == pytest.approx(1 - loss)
     # Lower is better: the same attribute, as something to keep low, finds no improvement: the weakest is taken.
     low = behavior(metric("moved", lambda far: far, higher=False), harm)
     questions = tokenize_questions(model, low, "validation")
-    assert choose_edit(model, low, edits, questions, neutral=NEUTRAL, tolerance=1.0).taken.edit is edits[-1]
+    assert choose_edit(model, low, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(1.0, 1.0)).taken.edit is edits[-1]
 
 
 def test_a_hopeless_setting_is_not_measured_to_the_end(model: LensModel, basis: EditBasis) -> None:
@@ -104,7 +105,9 @@ def test_a_hopeless_setting_is_not_measured_to_the_end(model: LensModel, basis: 
     tasks = [metric(name, lambda far: float(far == 0), seen=seen) for name in ("first", "second", "third")]
     what = behavior(metric("moved", lambda far: far), *tasks)
     edits = edit_grid(model, attn=(None,), mlp=(1.0, 2.0), alphas=(0.05,))
-    choice = choose_edit(model, what, edits, tokenize_questions(model, what, "validation"), neutral=NEUTRAL, tolerance=0.1)
+    choice = choose_edit(
+        model, what, edits, tokenize_questions(model, what, "validation"), neutral=NEUTRAL, tolerance=Tolerance(0.1, 1.0)
+    )
     assert seen == ["first", "second", "third", "first", "first"]
     assert choice.taken.edit is edits[-1]
     assert choice.taken.utility is None
@@ -114,10 +117,10 @@ def test_without_tasks_perplexity_is_what_must_not_suffer(model: LensModel) -> N
     edits = edit_grid(model, attn=(None,), mlp=(0.25, 8.0), alphas=(0.05,))
     what = behavior(metric("moved", lambda far: far))
     questions = tokenize_questions(model, what, "validation")
-    loose = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=1e6)
+    loose = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(1e6, 1.0))
     assert loose.taken.edit is edits[0]
     assert loose.base_utility < 0
-    strict = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=-1.0)
+    strict = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(-1.0, 1.0))
     assert strict.taken.edit is edits[-1]
 
 
@@ -130,3 +133,16 @@ def test_choosing_leaves_the_weights_and_the_random_numbers_alone(model: LensMod
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(PlanError, match="no edit"):
         choose_edit(model, what, [], tokenize_questions(model, what, "validation"), neutral=NEUTRAL)
+
+
+def test_an_edit_that_breaks_one_task_is_not_taken_however_good_the_mean(model: LensModel) -> None:
+    edits = edit_grid(model, attn=(None,), mlp=(0.5, 4.0), alphas=(0.05,))
+    far = [sum(float(term.lam.square().sum()) for site in SITES for term in edit[site]) ** 0.5 for edit in edits]
+    border = sum(far) / 2  # between the two edits
+    better = metric("better", lambda moved: 1.0 if moved > border else 0.7)
+    worse = metric("worse", lambda moved: 0.7 if moved > border else 0.9)
+    what = behavior(metric("moved", lambda far: far), better, worse)
+    questions = tokenize_questions(model, what, "validation")
+    loose = choose_edit(model, what, edits, questions, neutral=NEUTRAL, tolerance=Tolerance(0.04, 1.0))
+    assert loose.taken.edit is edits[0]
+    assert choose_edit(model, what, edits, questions, neutral=NEUTRAL).taken.edit is edits[1]

@@ -307,7 +307,7 @@ def test_an_edit_is_chosen_on_validation_and_several_behaviours_share_one_report
         assert outcome.edit is choice.taken.edit
         sign = 1 if outcome.behavior.attribute.higher_is_better else -1
         assert sign * (choice.taken.attribute - choice.base_attribute) > 0
-        assert choice.taken.utility >= choice.base_utility - choice.tolerance - 1e-6
+        assert choice.taken.utility >= choice.base_utility - choice.tolerance.utility - 1e-6
     write_report(outcomes, tmp_path / "report")
     names = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*") if path.is_file()}
     assert {

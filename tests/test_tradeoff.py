@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2e_lens.evaluation import Items, Record, Resampled, Setting, compare, matched_gain, pareto
-from s2e_lens.evaluation.tradeoff import along, attribute_difference, best_within
+from s2e_lens.evaluation.tradeoff import Tolerance, along, attribute_difference, best_within
 
 
 def items(attribute, utility, kl: float = 0.0, passages: int = 5) -> Items:
@@ -144,10 +144,25 @@ def test_no_point_beats_one_of_the_pareto_set_and_each_other_is_beaten(points: l
 
 def test_the_best_attribute_within_the_tolerance_is_taken() -> None:
     points = [(0.9, 0.5), (0.8, 0.86), (0.7, 0.9), (0.85, 0.87)]
-    assert best_within(points, (0.5, 0.9), 0.04) == 3
-    assert best_within(points, (0.5, 0.9), 0.0) == 2
-    assert best_within(points, (0.5, 0.9), 1.0) == 0
-    assert best_within(points, (0.95, 0.9), 1.0) is None
+    assert best_within(points, (0.5, 0.9), [False, True, True, True]) == 3
+    assert best_within(points, (0.5, 0.9), [False, True, True, False]) == 1
+    assert best_within(points, (0.5, 0.9), [True] * 4) == 0
+    assert best_within(points, (0.95, 0.9), [True] * 4) is None
+    base = items(0.5, 0.9)
+    assert [Tolerance(0.04, 1.0).allows(items(0.6, utility), base) for utility in (0.95, 0.86, 0.85)] == [True, True, False]
+
+
+def test_a_mean_does_not_hide_a_broken_task() -> None:
+    def with_tasks(**means: float) -> Items:
+        return dataclasses.replace(items(0.6, 0.9), tasks={name: np.full(20, mean) for name, mean in means.items()})
+
+    base = with_tasks(one=0.9, two=0.9, three=0.9)
+    even, broken = with_tasks(one=0.87, two=0.87, three=0.87), with_tasks(one=0.9, two=0.95, three=0.75)
+    assert even.utility == pytest.approx(0.87)
+    assert broken.utility > even.utility - 0.01
+    assert Tolerance(0.04, 0.1).allows(even, base)
+    assert not Tolerance(0.04, 0.1).allows(broken, base)
+    assert Tolerance(0.04, 0.2).allows(broken, base)
 
 
 def record(method: str, found: Items, **options) -> Record:
@@ -171,7 +186,7 @@ def test_a_comparison_selects_on_validation_and_reports_on_test() -> None:
         record("random components", items(0.53, 0.9), seed=1, rho_mlp=2.0),
         record("random components", items(0.1, 0.9), seed=0, rho_mlp=0.0),
     ]
-    found = compare(test, Setting("edit", {"rho_mlp": 2.0}), higher_is_better=True, validation=validation, tolerance=0.04)
+    found = compare(test, Setting("edit", {"rho_mlp": 2.0}), higher_is_better=True, validation=validation)
     assert found.edit.attribute.value == pytest.approx(0.7)
     assert found.at_utility.value == pytest.approx(0.7 - 0.525)
     assert found.tried == 3

@@ -34,9 +34,8 @@ def sweep(
         Literal["optuna"] | None, typer.Option(help="Search within the grid's bounds instead of trying all.")
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials of the search.", min=1)] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Utility the edit may cost on the validation split. Default 0.04.")
-    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Mean utility that the edit may cost on the validation split.")] = 0.04,
+    task_tolerance: Annotated[float, typer.Option(help="Accuracy that it may cost in any single task there.")] = 0.1,
     share: Annotated[
         Literal["auto", "always", "never"], typer.Option(help="Several settings in one forward pass; auto takes the faster way.")
     ] = "auto",
@@ -60,7 +59,8 @@ def sweep(
     from s2e_lens.cli.commands import _method
     from s2e_lens.cli.show import loaded, print_sweep
     from s2e_lens.errors import PlanError
-    from s2e_lens.evaluation.sweep import STRENGTHS, TOLERANCE, Plan
+    from s2e_lens.evaluation.sweep import STRENGTHS, Plan
+    from s2e_lens.evaluation.tradeoff import Tolerance
     from s2e_lens.pipeline.sweeps import compare_sweep, write_comparison
     from s2e_lens.pipeline.sweeps import sweep as run_sweep
     from s2e_lens.results import Directions
@@ -74,7 +74,7 @@ def sweep(
         grid,
         strengths=_numbers("--strength", strength) if strength else STRENGTHS,
         trials=trials,
-        tolerance=TOLERANCE if tolerance is None else tolerance,
+        tolerance=Tolerance(tolerance, task_tolerance),
         seed=seed,
         truncate=truncate,
     )
@@ -103,14 +103,20 @@ def sweep(
 def compare(
     sweep: Annotated[Path, typer.Argument(help="The folder of a sweep.")],
     out: Annotated[Path | None, typer.Option(help="Where to write comparison.json, points.csv and tradeoff.html.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Utility the edit may cost on the validation split.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Mean utility the edit may cost; default: the sweep's.")] = None,
+    task_tolerance: Annotated[float | None, typer.Option(help="Accuracy it may cost in any task; default: the sweep's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap.")] = None,
 ) -> None:
     """Choose an edit on the validation questions of a sweep; compare it with steering on the test questions. Needs no model."""
     from s2e_lens.cli.show import print_sweep
+    from s2e_lens.evaluation.tradeoff import Tolerance
     from s2e_lens.pipeline.sweeps import compare_sweep, write_comparison
 
-    result = compare_sweep(sweep, tolerance=tolerance, seed=seed)
+    result = compare_sweep(sweep, seed=seed)
+    if tolerance is not None or task_tolerance is not None:
+        own = result.tolerance
+        given = Tolerance(own.utility if tolerance is None else tolerance, own.task if task_tolerance is None else task_tolerance)
+        result = compare_sweep(sweep, tolerance=given, seed=seed)
     print_sweep(result)
     if out is not None:
         write_comparison(result, out)

@@ -11,7 +11,16 @@ from s2e_lens.evaluation.measure import Items
 from s2e_lens.evaluation.metrics import Estimate, estimate
 from s2e_lens.evaluation.settings import EDIT, RANDOM_COMPONENTS, Setting
 from s2e_lens.evaluation.store import Record
-from s2e_lens.evaluation.tradeoff import Difference, Gain, Resampled, attribute_difference, best_within, matched_gain, pareto
+from s2e_lens.evaluation.tradeoff import (
+    Difference,
+    Gain,
+    Resampled,
+    Tolerance,
+    attribute_difference,
+    best_within,
+    matched_gain,
+    pareto,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +107,7 @@ def compare(
     *,
     higher_is_better: bool,
     validation: Sequence[Record] = (),
-    tolerance: float = 0.0,
+    tolerance: Tolerance | None = None,
     tried: int | None = None,
     seed: int = 0,
 ) -> Comparison:
@@ -109,7 +118,7 @@ def compare(
         edit: which edit to compare; choose it on the validation split.
         higher_is_better: of the attribute.
         validation: what was measured on the validation split, if it was.
-        tolerance: utility that could be lost there.
+        tolerance: what could be lost there.
         tried: how many edits the edit was chosen among; counted from ``validation`` by default.
         seed: of the bootstrap.
 
@@ -139,7 +148,7 @@ def compare(
         return attribute_difference(first.items, second.items, draws, higher_is_better=higher_is_better)
 
     points = {record.setting.key: point(record, base, seed=seed) for record in test}
-    selected = _selected(validation, sign, tolerance)
+    selected = _selected(validation, sign, tolerance or Tolerance())
     other = by_key.get(selected.key) if selected is not None else None
     everything = [(sign * float(r.items.attribute.mean()), r.items.utility) for r in [taken, base, *steering, *edits]]
     layers = edit.options.get("layers")
@@ -177,14 +186,14 @@ def _strength(record: Record) -> float:
     return record.setting.strength or 0.0
 
 
-def _selected(validation: Sequence[Record], sign: int, tolerance: float) -> Setting | None:
+def _selected(validation: Sequence[Record], sign: int, tolerance: Tolerance) -> Setting | None:
     """The steering strength that the rule for edits would take on the validation split."""
     base = next((record for record in validation if record.setting.method == "base"), None)
     steering = sorted((r for r in validation if r.setting.method == "steering" and r.setting.everywhere), key=_strength)
     if base is None or not steering:
         return None
     points = [(sign * float(each.items.attribute.mean()), each.items.utility) for each in [base, *steering]]
-    index = best_within(points[1:], points[0], tolerance)
+    index = best_within(points[1:], points[0], [tolerance.allows(each.items, base.items) for each in steering])
     return steering[0 if index is None else index].setting
 
 

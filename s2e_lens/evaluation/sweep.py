@@ -19,14 +19,11 @@ from s2e_lens.evaluation.measure import Items, Meter, Questions, Split, left_out
 from s2e_lens.evaluation.metrics import response_margin
 from s2e_lens.evaluation.settings import EDIT, RANDOM_COMPONENTS, Bench, Grid, Setting, steering_settings
 from s2e_lens.evaluation.store import Record, SweepStore
-from s2e_lens.evaluation.tradeoff import best_within, pareto
+from s2e_lens.evaluation.tradeoff import Tolerance, best_within, pareto
 from s2e_lens.models import LensModel
 from s2e_lens.models.fingerprint import hash_tensors
 from s2e_lens.models.generation import SAMPLING
 from s2e_lens.results import SITES, library_versions
-
-TOLERANCE = 0.04
-"""Utility that an edit may cost on the validation split: 4 points of accuracy, or 0.04 nats per token of neutral text."""
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
 CONTROL_SEEDS = (0, 1, 2)
@@ -43,7 +40,7 @@ class Plan:
     strengths: tuple[float, ...] = STRENGTHS
     trials: int | None = None
     """Search with Optuna for so many trials, instead of trying every edit of the grid."""
-    tolerance: float = TOLERANCE
+    tolerance: Tolerance = Tolerance()
     control_seeds: tuple[int, ...] = CONTROL_SEEDS
     seed: int = 0
     truncate: bool = False
@@ -193,7 +190,7 @@ class Sweep:
         base = self.get(Setting("base"), "validation")
         if base is None or not steering:
             return min(self.plan.strengths, key=abs)
-        index = best_within(self.points(steering), self.points([base])[0], self.plan.tolerance)
+        index = best_record(steering, base, self.sign, self.plan.tolerance)
         return float(steering[index].setting.options["strength"]) if index is not None else min(self.plan.strengths, key=abs)
 
     def report_on_test(self) -> None:
@@ -215,8 +212,14 @@ def signed_points(records: Sequence[Record], sign: int) -> list[tuple[float, flo
     return [(sign * float(each.items.attribute.mean()), each.items.utility) for each in records]
 
 
-def choose_record(validation: Sequence[Record], sign: int, tolerance: float) -> Record:
-    """The edit of the best attribute on the validation split that costs at most ``tolerance`` of the utility there.
+def best_record(records: Sequence[Record], base: Record, sign: int, tolerance: Tolerance) -> int | None:
+    """Index of the best attribute among records that cost no more than the tolerance allows, or None."""
+    allowed = [tolerance.allows(each.items, base.items) for each in records]
+    return best_within(signed_points(records, sign), signed_points([base], sign)[0], allowed)
+
+
+def choose_record(validation: Sequence[Record], sign: int, tolerance: Tolerance) -> Record:
+    """The edit of the best attribute on the validation split that costs no more than the tolerance allows there.
 
     If none of them improves the attribute, the one of the smallest update.
 
@@ -229,7 +232,7 @@ def choose_record(validation: Sequence[Record], sign: int, tolerance: float) -> 
         raise PlanError(
             "no edit was measured on the validation split yet: nothing can be chosen. Let the sweep go on (--resume)."
         )
-    index = best_within(signed_points(tried, sign), signed_points(base, sign)[0], tolerance)
+    index = best_record(tried, base[0], sign, tolerance)
     return tried[index] if index is not None else min(tried, key=lambda each: each.about["update_norm"])
 
 

@@ -184,11 +184,25 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return [i for i, (a, b) in enumerate(points) if not any(c >= a and d >= b and (c > a or d > b) for c, d in points)]
 
 
-def best_within(points: Sequence[tuple[float, float]], base: tuple[float, float], tolerance: float) -> int | None:
-    """Index of the best attribute among (attribute, utility) points that cost at most ``tolerance`` of the base's utility.
+@dataclass(frozen=True)
+class Tolerance:
+    """What an edit may cost on the validation split."""
+
+    utility: float = 0.04
+    """Of the mean over the tasks (0.04 is 4 points of accuracy); without tasks, nats per token of neutral text."""
+    task: float = 0.1
+    """Of any single task: a mean of six hides that one of them is broken."""
+
+    def allows(self, items: Items, base: Items) -> bool:
+        """Whether a condition costs no more than that."""
+        tasks = all(items.tasks[name].mean() >= base.tasks[name].mean() - self.task - ROUNDING for name in base.tasks)
+        return tasks and items.utility >= base.utility - self.utility - ROUNDING
+
+
+def best_within(points: Sequence[tuple[float, float]], base: tuple[float, float], allowed: Sequence[bool]) -> int | None:
+    """Index of the best attribute among the (attribute, utility) points that are allowed; of equal ones, the better utility.
 
     None if none of them has a better attribute than the base. Higher is better in both numbers.
     """
-    enough = base[1] - tolerance - ROUNDING
-    fit = [i for i, (attribute, utility) in enumerate(points) if utility >= enough and attribute > base[0]]
+    fit = [i for i, (attribute, _) in enumerate(points) if allowed[i] and attribute > base[0]]
     return max(fit, key=lambda i: (points[i][0], points[i][1]), default=None)

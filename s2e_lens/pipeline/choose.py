@@ -1,6 +1,7 @@
 """Choosing an edit on the validation split: the best attribute among those that keep the utility."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,7 @@ from s2e_lens.editor import edited
 from s2e_lens.editor.apply import edit_effects
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation import Condition, NeutralText, Questions, measure_items
-from s2e_lens.evaluation.sweep import TOLERANCE
-from s2e_lens.evaluation.tradeoff import ROUNDING
+from s2e_lens.evaluation.tradeoff import ROUNDING, Tolerance
 from s2e_lens.models import LensModel
 from s2e_lens.results import Edit
 
@@ -38,7 +38,7 @@ class Choice:
     """Best attribute first."""
     base_attribute: float
     base_utility: float
-    tolerance: float
+    tolerance: Tolerance
 
 
 def choose_edit(
@@ -48,7 +48,7 @@ def choose_edit(
     questions: Questions,
     *,
     neutral: Sequence[str],
-    tolerance: float = TOLERANCE,
+    tolerance: Tolerance | None = None,
     progress: bool = False,
 ) -> Choice:
     """Measure the attribute of every edit, then utility from the best one on, and take the first that keeps it.
@@ -64,7 +64,7 @@ def choose_edit(
         edits: candidates, such as those of a :class:`~s2e_lens.evaluation.Grid`.
         questions: of the validation split.
         neutral: text for perplexity, the utility of a behaviour without tasks.
-        tolerance: how much utility may be lost: accuracy (0.03 is 3 points), or nats per token of neutral text.
+        tolerance: how much utility may be lost, 4 points of the mean and 10 of any task by default.
         progress: show a progress bar.
 
     Raises:
@@ -72,6 +72,7 @@ def choose_edit(
     """
     if not edits:
         raise PlanError("there is no edit to choose from.")
+    tolerance = tolerance or Tolerance()
     sign = 1 if questions.attribute.higher_is_better else -1
     text = None if questions.tasks else NeutralText(model, neutral)
 
@@ -79,8 +80,9 @@ def choose_edit(
         return float(measure_items(questions.attribute, model, questions.examples, name, questions.seed).mean())
 
     base_attribute = attribute("the unedited model")
-    base_utility = _utility(model, questions, text)
-    enough = base_utility - tolerance - ROUNDING
+    base_utility, base_tasks = _utility(model, questions, text)
+    enough = base_utility - tolerance.utility - ROUNDING
+    least = {name: value - tolerance.task - ROUNDING for name, value in base_tasks.items()}
     attributes = []
     for edit in tqdm(edits, desc=f"{behavior.name}: choosing", unit="setting", disable=not progress):
         with _entered(model, edit):
@@ -91,7 +93,7 @@ def choose_edit(
         kept = None
         if taken is None and sign * (attributes[i] - base_attribute) > 0:
             with _entered(model, edits[i]):
-                utility = _utility(model, questions, text, enough=enough)
+                utility, _ = _utility(model, questions, text, enough=enough, least=least)
             kept = utility if utility >= enough else None
         trials.append(Trial(edits[i], attributes[i], kept))
         taken = trials[-1] if kept is not None else taken
@@ -105,23 +107,33 @@ def _entered(model: LensModel, edit: Edit) -> AbstractContextManager[Any]:
     return Condition(edit_effects(edit), partial(edited, model, edit, force=True)).entered(model)
 
 
-def _utility(model: LensModel, questions: Questions, text: NeutralText | None, *, enough: float | None = None) -> float:
-    """Mean accuracy over the tasks, or minus the log perplexity: higher is better.
+def _utility(
+    model: LensModel,
+    questions: Questions,
+    text: NeutralText | None,
+    *,
+    enough: float | None = None,
+    least: Mapping[str, float] | None = None,
+) -> tuple[float, dict[str, float]]:
+    """Mean accuracy over the tasks, or minus the log perplexity (higher is better), and the accuracy of each task.
 
-    With ``enough``, tasks are measured only until it is sure that the mean stays below that; an upper bound is returned then.
+    With ``enough`` and ``least``, tasks are measured only until it is sure that the mean stays below ``enough``, or a task
+    below its ``least``; an upper bound, or minus infinity, is returned then.
     """
     if text is not None:
         losses = sum(float(window.score(model, "an edit")[0].sum()) for window in text.windows())
-        return -losses / float(text.tokens.sum())
+        return -losses / float(text.tokens.sum()), {}
     number = len(questions.tasks)
-    total = 0.0
+    found: dict[str, float] = {}
     bound = 1.0
     shares = True  # a metric on another scale than 0 to 1 has no bound
     for done, (task, items) in enumerate(questions.tasks, start=1):
         values = measure_items(task.metric, model, items, "an edit", questions.seed)
-        total += float(values.mean())
+        found[task.name] = float(values.mean())
+        if least is not None and found[task.name] < least[task.name]:
+            return -math.inf, found
         shares = shares and bool((values <= 1).all())
-        bound = (total + number - done) / number
+        bound = (sum(found.values()) + number - done) / number
         if enough is not None and shares and bound < enough:
             break
-    return bound
+    return bound, found

@@ -15,6 +15,7 @@ from s2e_lens.errors import MismatchError
 from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
 from s2e_lens.evaluation.comparison import Point, control_means, gain_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
+from s2e_lens.evaluation.tradeoff import Tolerance
 from s2e_lens.models import LensModel
 from s2e_lens.results import Directions
 from s2e_lens.storage import atomic_path, load, save, write_json, write_text
@@ -135,15 +136,15 @@ class SweepResult:
     validation: Sequence[Record]
     test: Sequence[Record]
     comparison: Comparison
-    tolerance: float
+    tolerance: Tolerance
 
 
-def compare_sweep(folder: str | Path, *, tolerance: float | None = None, seed: int | None = None) -> SweepResult:
+def compare_sweep(folder: str | Path, *, tolerance: Tolerance | None = None, seed: int | None = None) -> SweepResult:
     """Choose an edit on the validation split of a sweep and compare it with steering on the test split; no model is needed.
 
     Args:
         folder: what :func:`sweep` wrote.
-        tolerance: utility that the edit may cost on the validation split; the sweep's own by default.
+        tolerance: what the edit may cost on the validation split; the sweep's own by default.
         seed: of the bootstrap; the sweep's by default.
 
     Raises:
@@ -152,7 +153,7 @@ def compare_sweep(folder: str | Path, *, tolerance: float | None = None, seed: i
     """
     store = SweepStore.read(folder)
     plan, higher = store.manifest["plan"], bool(store.manifest["higher_is_better"])
-    tolerance = float(plan["tolerance"]) if tolerance is None else tolerance
+    tolerance = Tolerance(**plan["tolerance"]) if tolerance is None else tolerance
     validation, test = store.on("validation"), store.on("test")
     chosen = choose_record(validation, 1 if higher else -1, tolerance)
     comparison = compare(
@@ -172,7 +173,7 @@ def comparison_json(result: SweepResult) -> dict[str, Any]:
     return {
         "model": result.manifest["model"],
         "behavior": result.manifest["behavior"],
-        "tolerance": result.tolerance,
+        "tolerance": dataclasses.asdict(result.tolerance),
         "edit": {"setting": {"method": found.edit.setting.method, **found.edit.setting.options}},
         "attribute": {"base": found.base.attribute.value, "edit": found.edit.attribute.value},
         "utility": {"base": found.base.items.utility, "edit": found.edit.items.utility},

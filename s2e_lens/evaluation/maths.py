@@ -34,10 +34,11 @@ def same_result(reference: str, answer: str) -> bool:
 
     for module in ("parser", "grader"):  # they warn once that there is no time limit
         logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
-    want, got = (parse(text, parsing_timeout=None) for text in (_marked(reference), answer))
+    unlimited: Any = None
+    want, got = (parse(text, parsing_timeout=unlimited) for text in (_marked(reference), answer))
     if any(_too_large(each) for each in (*want, *got)):
         return bool({str(each) for each in want} & {str(each) for each in got})
-    return bool(verify(want, got, timeout_seconds=None))
+    return bool(verify(want, got, timeout_seconds=unlimited))
 
 
 def _marked(reference: str) -> str:

@@ -64,6 +64,21 @@ def test_rows_that_leave_the_batch_change_no_answer(family: str, monkeypatch: py
         assert min(widths) < len(PROMPTS), "rows have left"
 
 
+def test_a_sampled_answer_is_the_same_though_others_leave_the_batch_earlier(
+    model: LensModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "STEPS", 2)
+    ends = list(range(2, 40))
+    together = model.generate(PROMPTS * 3, max_new_tokens=30, do_sample=True, eos_token_id=ends)
+    alone = [
+        model.generate([prompt], draws=[draw], max_new_tokens=30, do_sample=True, eos_token_id=ends)[0]
+        for draw in range(3)
+        for prompt in PROMPTS
+    ]
+    assert together == alone
+    assert len({len(each) for each in together}) > 4, "they do end at different steps"
+
+
 def test_a_row_that_has_ended_does_not_come_back(model: LensModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "STEPS", 2)
     monkeypatch.setattr(generation, "SPARSE", 0.0)  # nobody leaves: the batch stops when all have ended

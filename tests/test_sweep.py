@@ -21,7 +21,9 @@ from s2e_lens.errors import ExamplesError, MismatchError, PlanError, StorageErro
 from s2e_lens.evaluation import (
     Bench,
     Grid,
+    Items,
     Plan,
+    Record,
     Setting,
     Sweep,
     SweepStore,
@@ -415,3 +417,32 @@ def test_a_system_prompt_that_does_not_fit_is_left_out_with_a_warning(tmp_path: 
         done = sweep(model, told, tmp_path / "s", PLAN)
     assert "system prompt" not in {each.setting.method for each in done.on("test")}
     assert compare_sweep(tmp_path / "s").comparison.tried == 4
+
+
+def made_up(attribute: float, utility: float = 0.9, kl: float = 0.0) -> Items:
+    tokens = np.full(4, 10.0)
+    return Items(np.full(12, attribute), {"task": np.full(12, utility)}, {}, tokens, tokens * kl, tokens)
+
+
+def test_what_the_test_questions_say_chooses_nothing(bench: Bench) -> None:
+    found = Sweep(bench, behavior(), PLAN)
+    edits = GRID.settings(bench)
+    for split, best in (("validation", 1), ("test", 2)):
+        records = [Record(Setting("base"), split, {}, made_up(0.5))]
+        records += [Record(each, split, {"update_norm": 1.0}, made_up(0.9 if i == best else 0.6)) for i, each in enumerate(edits)]
+        for record in records:
+            found._memory[record.setting.key, split] = record
+    assert found.chosen().setting.key == edits[1].key
+    assert [each.setting.key for each in found.pareto()] == [edits[1].key]
+
+
+def test_random_directions_are_as_far_as_the_edit_by_the_published_steering_alone() -> None:
+    from s2e_lens.pipeline.run import _as_far
+
+    edit = Setting("edit", {"rho_mlp": 1.0, "layers": [0]})
+    records = [Record(edit, "test", {}, made_up(0.5, kl=0.1))]
+    records += [Record(each, "test", {}, made_up(0.5, kl=each.strength / 5)) for each in steering_settings([0.5, 1.0])]
+    records += [
+        Record(each, "test", {}, made_up(0.5, kl=each.strength / 10)) for each in steering_settings([0.5, 1.0], layers=[0])
+    ]
+    assert _as_far(records, edit) == 0.5

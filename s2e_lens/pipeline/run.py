@@ -35,7 +35,8 @@ from s2e_lens.pipeline.choose import Choice, choose_edit
 from s2e_lens.results import Attribution, Directions, Edit
 from s2e_lens.steering import random_components
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5)
+STRENGTHS = (0.1, 0.25, 0.5, 1.0, 1.5)
+"""The curve joins its points by straight lines, and bends most near the unedited model: a coarse one there flatters the edit."""
 MULTIPLES = (0.5,)
 """The edit is also measured with its λ multiplied by these."""
 CONTROL_SEEDS = (0,)

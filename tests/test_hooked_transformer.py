@@ -250,3 +250,23 @@ def test_an_extra_token_that_ends_an_answer_is_taken() -> None:
     model = loaded()
     free = model.generate([[1, 9, 40]], max_new_tokens=6)[0]
     assert model.generate([[1, 9, 40]], max_new_tokens=6, eos_token_id=free[2])[0] == free[: free.index(free[2])]
+
+
+def test_a_sampled_answer_does_not_depend_on_its_batch_and_rows_carry_different_edits() -> None:
+    from s2e_lens.editor.apply import edit_effects
+    from s2e_lens.evaluation import Condition, one_by_one, together
+    from s2e_lens.steering import addition
+
+    model = loaded("llama")
+    prompts = [[1, 5, 6, 7], [1, 9], [1, 40, 41]]
+    sampled = model.generate(prompts, max_new_tokens=8, do_sample=True)
+    assert sampled == [model.generate([prompt], max_new_tokens=8, do_sample=True)[0] for prompt in prompts]
+    assert sampled != model.generate(prompts, max_new_tokens=8)
+    several = [Condition(), Condition(edit_effects(tiny_edit(model))), Condition(addition(tiny_directions(model), 0.5))]
+
+    def answers(seen: LensModel, index: int) -> list[list[int]]:
+        return seen.generate(prompts, max_new_tokens=8, eos_token_id=None)
+
+    shared = together(model, several, answers)
+    assert shared == one_by_one(model, several, answers)
+    assert len({str(each) for each in shared}) == 3

@@ -144,17 +144,17 @@ def test_a_model_in_memory_with_another_attention_kernel_keeps_it() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_hooked_transformer_holds_and_without_a_twin_only_its_hooks_are_compared() -> None:
-    from tests.test_hooked_transformer import hooked_transformer
+    from tests.test_hooked_transformer import hooked_transformer, tokenizer_for_hooked
 
     hf = tiny_hf("llama")
-    hooked = hooked_transformer(hf, tiny_tokenizer())
-    model = load_model(hooked, hf_model=hf)
+    hooked = hooked_transformer(hf, tokenizer_for_hooked())
+    model = load_model(hooked, tokenizer=tiny_tokenizer(), hf_model=hf)
     before = {name: tensor.clone() for name, tensor in hf.state_dict().items()}
     found = certified(model, tiny_edit(model))
     assert found.holds, [found.verdict, *(row.reason for row in found.rows)]
     assert None not in held(found).values()
     assert same(dict(hf.state_dict()), before), "the twin has its own weights, and has them back"
-    alone = load_model(hooked)
+    alone = load_model(hooked, tokenizer=tiny_tokenizer())
     found = certified(alone, tiny_edit(alone))
     assert held(found) == {"hooks": True, "checkpoint": None, "lora": None}
     assert "hf_model=" in reason(found, "lora")

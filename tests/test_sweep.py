@@ -33,6 +33,7 @@ from s2e_lens.evaluation import (
     refusal_rate,
     response_margin,
     steering_settings,
+    sweep_frame,
 )
 from s2e_lens.evaluation.settings import parse_values, span
 from s2e_lens.evaluation.store import MANIFEST, RESULTS
@@ -446,3 +447,10 @@ def test_random_directions_are_as_far_as_the_edit_by_the_published_steering_alon
         Record(each, "test", {}, made_up(0.5, kl=each.strength / 10)) for each in steering_settings([0.5, 1.0], layers=[0])
     ]
     assert _as_far(records, edit) == 0.5
+
+
+def test_a_system_prompt_has_no_kl_on_text_without_prompts(bench: Bench) -> None:
+    about = bench.describe(Setting("base"))
+    settings = [Setting("base"), Setting("system prompt", {"system": "Be kind."})]
+    table = sweep_frame([Record(each, "test", about, made_up(0.5)) for each in settings])
+    assert table["kl"].isna().tolist() == table["perplexity"].isna().tolist() == [False, True]

@@ -45,7 +45,7 @@ def _common(
 
 def main() -> None:
     """Run the command line: an error of ours is one message and exit status 1, an interruption is 130."""
-    interrupted = "Interrupted. Run the command again with --resume to continue an extraction from its last checkpoint."
+    interrupted = "Interrupted. Run the command again with --resume to continue an extraction or a sweep from what is on disk."
     try:
         app()
     except S2EError as error:

@@ -218,6 +218,21 @@ def gain_json(gain: Gain, tried: int) -> dict[str, Any]:
     return {**found, "at": gain.at, "edit": gain.edit, "steering": gain.other, "covered": list(gain.range), "note": gain.note}
 
 
+def gains_json(comparison: Comparison) -> dict[str, Any]:
+    """The gains and the controls of a comparison, as JSON holds them."""
+    tried, same = comparison.tried, comparison.same_layers
+    alike = None if same is None else {by: gain_json(gain, tried) for by, gain in zip(("utility", "kl"), same, strict=True)}
+    return {
+        "gain_at_matched_utility": gain_json(comparison.at_utility, tried),
+        "gain_at_matched_kl": gain_json(comparison.at_kl, tried),
+        "against_steering_of_the_same_layers": alike,
+        "controls": {
+            name: {"change": change, "edit_ahead": ahead, "runs": runs}
+            for name, (change, ahead, runs) in control_means(comparison).items()
+        },
+    }
+
+
 def points_frame(comparison: Comparison) -> pd.DataFrame:
     """One row per setting on the test split: values, paired changes and intervals."""
     everything = [comparison.base, *comparison.edits, *comparison.curve]
@@ -228,10 +243,10 @@ def points_frame(comparison: Comparison) -> pd.DataFrame:
                 "method": each.setting.method,
                 "setting": each.setting.label,
                 "compared": each is comparison.edit,
-                **_columns("attribute", each.attribute),
-                **_columns("change", each.change),
-                **_columns("utility", each.utility),
-                **_columns("utility_change", each.utility_change),
+                **interval_columns("attribute", each.attribute),
+                **interval_columns("change", each.change),
+                **interval_columns("utility", each.utility),
+                **interval_columns("utility_change", each.utility_change),
                 "kl": each.items.kl,
                 "perplexity": each.items.perplexity,
                 "degenerate": each.items.degenerate,
@@ -240,5 +255,6 @@ def points_frame(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _columns(name: str, value: Estimate) -> dict[str, float | None]:
+def interval_columns(name: str, value: Estimate) -> dict[str, float | None]:
+    """A value and its interval as three columns of a table."""
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}

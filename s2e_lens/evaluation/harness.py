@@ -19,9 +19,6 @@ from s2e_lens.errors import ExamplesError, MissingPackageError
 from s2e_lens.evaluation.logprobs import BATCH_TOKENS
 from s2e_lens.models import LensModel
 
-ROWS = 32
-"""Contexts that are continued in one batch."""
-
 
 def harness_task(
     harness: str,
@@ -214,7 +211,7 @@ def continuations(model: LensModel, pairs: Sequence[tuple[Sequence[int], Sequenc
 
 
 def _generate(model: LensModel, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Answers, each cut where the first of its stop strings begins; requests of one setting and like length share a batch."""
+    """Answers, each cut where the first of its stop strings begins; requests of one setting go to the model at once."""
     groups: dict[tuple[int, float], list[int]] = {}
     for i, (_, settings) in enumerate(requests):
         temperature = float(settings.get("temperature") or 0) if settings.get("do_sample") else 0.0
@@ -222,13 +219,10 @@ def _generate(model: LensModel, requests: Sequence[tuple[str, Mapping[str, Any]]
         groups.setdefault((min(room, model.shapes.n_ctx - 1), temperature), []).append(i)
     found = [""] * len(requests)
     for (room, temperature), members in groups.items():
-        prompts = {i: model.text.text_ids(requests[i][0])[-(model.shapes.n_ctx - room) :] for i in members}
-        order = sorted(members, key=lambda i: len(prompts[i]))
+        prompts = [model.text.text_ids(requests[i][0])[-(model.shapes.n_ctx - room) :] for i in members]
         how: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-        for begin in range(0, len(order), ROWS):
-            rows = order[begin : begin + ROWS]
-            for i, ids in zip(rows, model.generate([prompts[i] for i in rows], max_new_tokens=room, **how), strict=True):
-                found[i] = _until(model.text.decode(ids), requests[i][1].get("until", ()))
+        for i, ids in zip(members, model.generate(prompts, max_new_tokens=room, **how), strict=True):
+            found[i] = _until(model.text.decode(ids), requests[i][1].get("until", ()))
     return found
 
 

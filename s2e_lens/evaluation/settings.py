@@ -30,7 +30,7 @@ Method = Literal[
     "random components",
     "random components, signs too",
 ]
-BASE, EDIT, STEERING = "base", "edit", "steering"
+EDIT = "edit"
 RANDOM_COMPONENTS: tuple[Method, Method] = ("random components", "random components, signs too")
 """λ of the same sizes elsewhere, pushing towards +v as an edit does, or with signs drawn along with the sizes."""
 

@@ -303,6 +303,7 @@ def sweep_frame(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for each in records:
         o, items = each.setting.options, each.items
+        prompted = each.setting.method == "system prompt"  # neutral text has no prompt: the model is as it is there
         rows.append(
             {
                 "method": each.setting.method,
@@ -310,8 +311,8 @@ def sweep_frame(records: Sequence[Record]) -> pd.DataFrame:
                 "split": each.split,
                 "attribute": float(items.attribute.mean()),
                 "utility": items.utility,
-                "kl": items.kl,
-                "perplexity": items.perplexity,
+                "kl": math.nan if prompted else items.kl,
+                "perplexity": math.nan if prompted else items.perplexity,
                 "degenerate": items.degenerate,
                 **{f"task_{name}": float(values.mean()) for name, values in items.tasks.items()},
                 **{name: float(values.mean()) for name, values in items.also.items()},

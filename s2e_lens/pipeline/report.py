@@ -1,6 +1,7 @@
 """The report folder: one page that works offline, its figures, tables, edit and directions."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from s2e_lens import storage
-from s2e_lens.evaluation.comparison import Point as Measured
 from s2e_lens.export.folder import new_folder
+from s2e_lens.pipeline.drawing import draw_tradeoff
 from s2e_lens.pipeline.run import Outcome
 from s2e_lens.pipeline.tables import (
     attribute_name,
@@ -28,14 +29,11 @@ from s2e_lens.pipeline.tables import (
 )
 from s2e_lens.results import SITES
 from s2e_lens.visualizers import (
-    Point,
     draw_head_heatmap,
     draw_neuron_ranking,
-    draw_response,
     head_heatmap_info,
     neuron_ranking_info,
     plotly_js,
-    response_info,
     to_html_fragment,
     write_html,
 )
@@ -123,46 +121,17 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
         for term in outcome.edit[site]:
             lam[site] += term.lam
     name = f"{outcome.attribution.score} score"
-    found = outcome.comparison
-    response = response_info(
-        base=_point(outcome, found.base),
-        edit=_point(outcome, found.edit),
-        steering=[_point(outcome, each) for each in found.curve],
-        edits=[_point(outcome, each) for each in found.edits if each is not found.edit],
-        controls=[_point(outcome, each.point, str(each.setting.method)) for each in found.controls],
+    tradeoff = draw_tradeoff(
+        outcome.comparison,
         attribute=attribute_name(outcome),
         utility=utility_name(outcome),
-        attribute_higher_is_better=found.higher_is_better,
-        utility_higher_is_better=bool(outcome.behavior.utility),
-        log_utility=not outcome.behavior.utility,
+        label=partial(label_of, outcome),
     )
     return {
         "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
         "neuron_ranking": draw_neuron_ranking(neuron_ranking_info(outcome.attribution.neurons, k=TOP, lam=lam["mlp"], name=name)),
-        "response": draw_response(response),
+        "response": tradeoff,
     }
-
-
-def _point(outcome: Outcome, each: Measured, name: str | None = None) -> Point:
-    """A point of the figure; its intervals are those of the paired changes, since prompts differ more than conditions."""
-    base = outcome.comparison.base
-    attribute = _around(base.attribute.value, each.change.low, each.change.high, each.attribute.value)
-    utility = _around(base.utility.value, each.utility_change.low, each.utility_change.high, each.utility.value)
-    return Point(
-        name=name or label_of(outcome, each),
-        strength=0.0 if each is base else each.setting.strength,
-        attribute=each.attribute.value,
-        attribute_low=attribute[0],
-        attribute_high=attribute[1],
-        utility=each.utility.value,
-        utility_low=utility[0],
-        utility_high=utility[1],
-    )
-
-
-def _around(base: float, low: float | None, high: float | None, value: float) -> tuple[float | None, float | None]:
-    """The interval of a change, as one of the value itself."""
-    return None if low is None else min(base + low, value), None if high is None else max(base + high, value)
 
 
 def _environment() -> Environment:

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from s2e_lens.activations import collect_means
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.directions import Method, difference_of_means, find_directions, needs_examples
 from s2e_lens.errors import MismatchError
 from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
-from s2e_lens.evaluation.comparison import Point, control_means, gain_json, points_frame
+from s2e_lens.evaluation.comparison import gains_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
 from s2e_lens.evaluation.tradeoff import Tolerance
 from s2e_lens.models import LensModel
+from s2e_lens.pipeline.drawing import draw_tradeoff
+from s2e_lens.pipeline.tables import ACCURACY, PERPLEXITY
 from s2e_lens.results import Directions
 from s2e_lens.storage import atomic_path, load, save, write_json, write_text
-from s2e_lens.visualizers import Point as Drawn
-from s2e_lens.visualizers import draw_response, response_info, write_html
+from s2e_lens.visualizers import write_html
 
 TABLE = "sweep"
 
@@ -177,18 +180,10 @@ def comparison_json(result: SweepResult) -> dict[str, Any]:
         "edit": {"setting": {"method": found.edit.setting.method, **found.edit.setting.options}},
         "attribute": {"base": found.base.attribute.value, "edit": found.edit.attribute.value},
         "utility": {"base": found.base.items.utility, "edit": found.edit.items.utility},
-        "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
-        "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
-        "against_steering_of_the_same_layers": None
-        if found.same_layers is None
-        else {key: gain_json(gain, found.tried) for key, gain in zip(("utility", "kl"), found.same_layers, strict=True)},
+        **gains_json(found),
         "steering_selected_alike": None
         if found.steering is None or found.selected is None
         else {"strength": found.steering.setting.strength, **dataclasses.asdict(found.selected)},
-        "controls": {
-            name: {"change": change, "edit_ahead": ahead, "runs": runs}
-            for name, (change, ahead, runs) in control_means(found).items()
-        },
         "on_pareto_front_of_test": found.on_pareto_front,
         "settings_tried": found.tried,
     }
@@ -204,36 +199,11 @@ def write_comparison(result: SweepResult, out: str | Path) -> None:
     write_html(draw_comparison(result), out / "tradeoff.html", title=title)
 
 
-def draw_comparison(result: SweepResult) -> Any:
+def draw_comparison(result: SweepResult) -> go.Figure:
     """The trade-off on the test split: base, steering curve, the edits of the validation split's Pareto set, controls."""
-    found = result.comparison
-    tasks = bool(found.base.items.tasks)
-
-    def drawn(point: Point, name: str | None = None) -> Drawn:
-        base_attribute, base_utility = found.base.attribute.value, found.base.utility.value
-        change, other = point.change, point.utility_change
-        return Drawn(
-            name=name or point.setting.label,
-            strength=0.0 if point is found.base else point.setting.strength,
-            attribute=point.attribute.value,
-            attribute_low=None if change.low is None else min(base_attribute + change.low, point.attribute.value),
-            attribute_high=None if change.high is None else max(base_attribute + change.high, point.attribute.value),
-            utility=point.utility.value,
-            utility_low=None if other.low is None else min(base_utility + other.low, point.utility.value),
-            utility_high=None if other.high is None else max(base_utility + other.high, point.utility.value),
-        )
-
-    return draw_response(
-        response_info(
-            base=drawn(found.base, "unedited"),
-            edit=drawn(found.edit, "edit"),
-            steering=[drawn(each) for each in found.curve],
-            edits=[drawn(each) for each in found.edits if each is not found.edit],
-            controls=[drawn(each.point, str(each.setting.method)) for each in found.controls],
-            attribute=str(result.manifest["attribute"]),
-            utility="mean accuracy of the utility tasks" if tasks else "perplexity of neutral text",
-            attribute_higher_is_better=found.higher_is_better,
-            utility_higher_is_better=tasks,
-            log_utility=not tasks,
-        )
+    return draw_tradeoff(
+        result.comparison,
+        attribute=str(result.manifest["attribute"]),
+        utility=ACCURACY if result.comparison.base.items.tasks else PERPLEXITY,
+        label=lambda each: each.setting.label,
     )

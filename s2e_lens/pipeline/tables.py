@@ -7,7 +7,7 @@ import pandas as pd
 
 from s2e_lens.editor.plan import SiteBasis
 from s2e_lens.evaluation import Estimate, estimate, response_margin
-from s2e_lens.evaluation.comparison import Control, Point, control_means, gain_json
+from s2e_lens.evaluation.comparison import Control, Point, gains_json, interval_columns
 from s2e_lens.evaluation.tradeoff import Gain
 from s2e_lens.pipeline.choose import Choice
 from s2e_lens.pipeline.run import BASE_LABEL, Outcome
@@ -37,11 +37,11 @@ def measurements_frame(outcome: Outcome) -> pd.DataFrame:
             {
                 "condition": label_of(outcome, each),
                 "strength": each.setting.strength,
-                **_columns("attribute", each.attribute),
-                **_columns("change", each.change),
+                **interval_columns("attribute", each.attribute),
+                **interval_columns("change", each.change),
                 "items": each.attribute.items,
-                **_columns("utility", each.utility),
-                **_columns("utility_change", each.utility_change),
+                **interval_columns("utility", each.utility),
+                **interval_columns("utility_change", each.utility_change),
                 **{f"task_{name}": float(values.mean()) for name, values in each.items.tasks.items()},
                 **{name: float(values.mean()) for name, values in each.items.also.items()},
                 "perplexity": each.items.perplexity,
@@ -69,7 +69,7 @@ def controls_frame(outcome: Outcome) -> pd.DataFrame:
                 "edit_ahead_high": each.behind.high,
                 "p": each.behind.p,
                 "utility_change": each.point.utility_change.value,
-                "kl": each.point.items.kl,
+                "kl": None if each.setting.method == "system prompt" else each.point.items.kl,
             }
             for each in outcome.comparison.controls
         ]
@@ -117,10 +117,6 @@ def shown_rows(outcome: Outcome) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _columns(name: str, value: Estimate) -> dict[str, float | None]:
-    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
 def components_frame(outcome: Outcome) -> pd.DataFrame:
@@ -251,15 +247,7 @@ def _behavior_summary(outcome: Outcome) -> dict[str, Any]:
         "perplexity": plain(lambda each: each.items.perplexity),
         "kl": plain(lambda each: each.items.kl),
         "degenerate": plain(lambda each: each.items.degenerate),
-        "gain_at_matched_utility": gain_json(found.at_utility, found.tried),
-        "gain_at_matched_kl": gain_json(found.at_kl, found.tried),
-        "against_steering_of_the_same_layers": None
-        if found.same_layers is None
-        else {key: gain_json(gain, found.tried) for key, gain in zip(("utility", "kl"), found.same_layers, strict=True)},
-        "controls": {
-            name: {"change": change, "edit_ahead": ahead, "runs": runs}
-            for name, (change, ahead, runs) in control_means(found).items()
-        },
+        **gains_json(found),
         "edit": {
             **{name: settings.get(name) for name in ("rho_attn", "rho_mlp", "alpha", "relative", "score", "layers")},
             "heads": outcome.edit.count("attn"),

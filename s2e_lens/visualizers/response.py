@@ -163,7 +163,7 @@ def draw_response(info: Response) -> go.Figure:
     figure.add_trace(_marks(info.edit.name, (info.edit,), {"color": PALETTE[1], "size": 15, "symbol": "star"}))
     figure.update_layout(
         template=HOUSE,
-        height=420 + 20 * max(0, len(figure.data) - 4),  # a narrow page stacks the legend under the plot
+        height=420 + 20 * max(0, len(list(figure.select_traces())) - 4),  # a narrow page stacks the legend under the plot
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         margin={"b": 112},
         xaxis={

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s2e_lens.evaluation import Items, Record, Resampled, Setting, compare, matched_gain, pareto
@@ -72,6 +72,8 @@ def test_where_the_curve_passes_a_utility_twice_its_better_side_counts() -> None
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=6), st.floats(-6, 6))
+@example(points=[(0.0, 0.0), (5e-324, 1.0)], x=1.0)  # a piece so short that dividing by it overflows
+@example(points=[(0.0, 0.0), (5e-324, 1.0)], x=0.0)
 def test_along_is_a_loop_over_the_pieces(points: list[tuple[float, float]], x: float) -> None:
     best = None
     for (a, p), (b, q) in zip(points, points[1:], strict=False):

@@ -104,7 +104,7 @@ def along(
     left, right = xs[:, :-1], xs[:, 1:]
     inside = (np.minimum(left, right) <= x[:, None]) & (x[:, None] <= np.maximum(left, right))
     flat = left == right
-    share = np.where(flat, 0.0, (x[:, None] - left) / np.where(flat, 1.0, right - left))
+    share = np.divide(x[:, None] - left, right - left, out=np.zeros_like(left), where=inside & ~flat)  # at most 1: no overflow
     heights = ys[:, :-1] + share * (ys[:, 1:] - ys[:, :-1])
     heights = np.where(flat, sign * np.maximum(sign * ys[:, :-1], sign * ys[:, 1:]), heights)
     best = np.max(np.where(inside, sign * heights, -np.inf), axis=1)

@@ -45,6 +45,10 @@ class ExportError(S2EError):
     """An edit that cannot be handed on in the format that was asked for."""
 
 
+class RenderError(S2EError):
+    """A figure that cannot become a picture: an unknown format, or no browser to draw it; the message says what to install."""
+
+
 class JudgeError(S2EError):
     """A judge of answers that cannot be reached, refuses, or does not say yes or no; the message names its URL."""
 

@@ -1,6 +1,8 @@
 """Figures: ``draw_x(x_info(...))``. The info is plain data that can be tested and saved; drawing gives a plotly figure."""
 
 from s2e_lens.visualizers.bins import LayerBins, draw_layer_bins, layer_bins_info
+from s2e_lens.visualizers.changes import Change, Changes, changes_info, changes_table
+from s2e_lens.visualizers.changes_plot import draw_changes
 from s2e_lens.visualizers.curves import RankedCurves, draw_ranked_curves, ranked_curves_info
 from s2e_lens.visualizers.distribution import EditDistribution, draw_edit_distribution, edit_distribution_info
 from s2e_lens.visualizers.dose import Dose, dose_info, draw_dose
@@ -13,6 +15,8 @@ from s2e_lens.visualizers.tradeoff import Point, TradeOff, tradeoff_info
 from s2e_lens.visualizers.tradeoff_plot import draw_tradeoff
 
 __all__ = [
+    "Change",
+    "Changes",
     "Dose",
     "EditDistribution",
     "Geometry",
@@ -24,7 +28,10 @@ __all__ = [
     "Point",
     "RankedCurves",
     "TradeOff",
+    "changes_info",
+    "changes_table",
     "dose_info",
+    "draw_changes",
     "draw_direction_cosines",
     "draw_direction_norms",
     "draw_dose",

@@ -33,6 +33,7 @@ REPORT_FILES = {
     "controls.csv",
     "measurements.csv",
     "measurements.json",
+    "attribution.safetensors",
     "components.csv",
     "layers.csv",
     "samples.json",

@@ -19,6 +19,8 @@ from s2e_lens.directions import difference_of_means
 from s2e_lens.editor import plan_edit, prepare_edit
 from s2e_lens.errors import ExamplesError, MismatchError, PlanError, StorageError
 from s2e_lens.evaluation import (
+    PRESETS,
+    PUBLISHED,
     Bench,
     Grid,
     Items,
@@ -92,6 +94,13 @@ def test_the_papers_grids_go_by_name() -> None:
         preset("demo", "safety")
     with pytest.raises(PlanError, match="no grid"):
         preset("meta-llama/Llama-2-7b-chat-hf", "truthfulness")
+
+
+def test_what_the_paper_chose_lies_on_the_grid_that_it_searched() -> None:
+    assert PUBLISHED.keys() == PRESETS.keys()
+    for key, (attn, mlp, alpha) in PUBLISHED.items():
+        grid = PRESETS[key]
+        assert (attn in grid.attn, mlp in grid.mlp, alpha in grid.alphas) == (True, True, True), key
 
 
 def test_a_setting_makes_the_edit_that_it_was_made_from(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from s2e_lens.evaluation.metrics import (
     right_number,
     true_answer_given,
 )
-from s2e_lens.evaluation.settings import DEFAULT_GRID, PRESETS, Bench, Grid, Setting, preset, steering_settings
+from s2e_lens.evaluation.settings import DEFAULT_GRID, PRESETS, PUBLISHED, Bench, Grid, Setting, preset, steering_settings
 from s2e_lens.evaluation.sharing import Condition, Watched, one_by_one, together
 from s2e_lens.evaluation.store import Record, SweepStore
 from s2e_lens.evaluation.sweep import Plan, Sweep, sweep_frame
@@ -27,6 +27,7 @@ from s2e_lens.evaluation.tradeoff import Gain, Resampled, matched_gain, pareto
 __all__ = [
     "DEFAULT_GRID",
     "PRESETS",
+    "PUBLISHED",
     "Bench",
     "Comparison",
     "Condition",

@@ -250,6 +250,16 @@ PRESETS: dict[tuple[str, str], Grid] = {
 }
 """The grids of the paper (arXiv 2602.09870), by model and behaviour."""
 
+PUBLISHED: dict[tuple[str, str], tuple[float | None, float | None, float]] = {
+    ("llama-2-7b-chat", "safety"): (0.18, 0.55, 0.8),
+    ("mistral-7b-instruct-v0.2", "safety"): (0.42, 0.55, 0.75),
+    ("gemma-2-2b", "truthfulness"): (0.3, None, 0.9),
+    ("llama-3-8b", "truthfulness"): (0.1, 0.3, 0.4),
+    ("qwen3-4b-thinking", "efficiency"): (None, 0.8, 0.05),
+    ("openmath-nemotron-7b", "efficiency"): (0.3, 0.9, 0.2),
+}
+"""What the paper reports: ρ of the heads, ρ of the neurons (None leaves the site out) and α."""
+
 
 def preset(model: str, behavior: str) -> Grid:
     """The paper's grid for a model, by its name or a path that ends in it.

@@ -56,7 +56,7 @@ def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
     For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html`` and
     ``tradeoff.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
     ``controls.csv``, ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``,
-    ``samples.json``, ``directions.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with
+    ``samples.json``, ``directions.safetensors``, ``attribution.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with
     these, beside one ``report.html`` and one ``summary.json`` over all.
 
     Raises:
@@ -111,6 +111,7 @@ def _write_one(outcome: Outcome, folder: Path) -> None:
     storage.write_json(folder / "samples.json", outcome.samples)
     storage.write_json(folder / SUMMARY, values)
     storage.save(outcome.directions, folder / "directions.safetensors")
+    storage.save(outcome.attribution, folder / "attribution.safetensors")
     storage.save(outcome.edit, folder / "edit.safetensors")
     storage.write_text(folder / "report.html", _page(outcome, figures, tables, values))
 

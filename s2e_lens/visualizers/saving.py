@@ -193,6 +193,7 @@ async def _print_page(browser: Any, page: str, format: str, width: int, scale: f
 
 async def _height(tab: Any, tries: int = 20) -> int:
     """The height of the page in pixels, once it no longer changes."""
+    found: Any = None
     for _ in range(tries):  # asked while the page is being replaced, the browser gives no answer
         found = await tab.send_command("Runtime.evaluate", params={"expression": _SETTLED, "awaitPromise": True})
         value = found.get("result", {}).get("result", {}).get("value")

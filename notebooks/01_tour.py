@@ -57,11 +57,11 @@ for example in safety.train[:2]:
 # %%
 means = s2e.collect_means(model, s2e.tokenize_examples(model, safety.train))
 directions = s2e.find_directions(means)
-directions
+directions.attn, directions.mlp
 
 # %% [markdown]
-# **Look at** where the vectors are long: there the two kinds of examples differ most. They grow with depth in most models, because
-# the residual stream does.
+# **Look at** where the vectors are long: there the two kinds of examples differ most, in the units of what a site writes. On this model
+# the MLPs of the first and the last layer stand out.
 
 # %%
 draw_direction_norms(geometry_info({"safety": directions}))

@@ -128,8 +128,8 @@ columns = ["condition", "attribute", "utility", "kl"]
 measurements_frame(outcome)[columns].round(3)
 
 # %% [markdown]
-# **Look at** what steering does here. Our examples are two words long, so their vectors say a lot about *beginning to answer*; pushed at
-# every token, they carry the model away. The edit fires only where a component already does what it is about. How does it sound?
+# **Look at** both columns at once. Steering loses its utility before it makes the model speak this way; the edit gets there at little cost. (It is
+# not always so: see notebooks 3 and 5.) How does it sound?
 
 # %%
 with s2e.edited(model, outcome.edit):

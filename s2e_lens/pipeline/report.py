@@ -56,8 +56,8 @@ def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
     For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html`` and
     ``tradeoff.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
     ``controls.csv``, ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``,
-    ``samples.json``, ``directions.safetensors``, ``attribution.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with
-    these, beside one ``report.html`` and one ``summary.json`` over all.
+    ``samples.json``, ``directions.safetensors``, ``attribution.safetensors`` and ``edit.safetensors``. For several, each has
+    a folder of its own with these, beside one ``report.html`` and one ``summary.json`` over all.
 
     Raises:
         ExportError: if there is something else than an earlier report at ``out``.

@@ -1,0 +1,166 @@
+"""Kinds of figures that run the model: what it does with a text, and which tokens directions and edits promote."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from s2e_lens.editor import edited
+from s2e_lens.errors import PlanError
+from s2e_lens.pipeline.plots.inputs import Asked, Drawn, Inputs, attributions_of, matching, model_of, need
+from s2e_lens.pipeline.prompts import default_prompt_ids
+from s2e_lens.readout import (
+    activations,
+    firings,
+    logit_effects,
+    logit_lens,
+    measure_scales,
+    next_tokens,
+    projections,
+    token_id,
+    token_strings,
+)
+from s2e_lens.results import SITES, Site
+from s2e_lens.steering import steered
+from s2e_lens.visualizers import (
+    attention_info,
+    draw_logit_effects,
+    draw_logit_lens,
+    draw_next_tokens,
+    firing_info,
+    firing_total_info,
+    logit_effects_info,
+    logit_lens_info,
+    next_tokens_info,
+    projection_info,
+    text_activations_info,
+    view_attention,
+    view_text_activations,
+    view_token_values,
+)
+
+ANSWER_TOKENS = 48
+"""Length of the model's own answer, where none was given."""
+
+FEW = 4
+"""Heads, neurons or tokens that are shown where none is named."""
+
+
+def lens(inputs: Inputs, asked: Asked) -> Drawn:
+    """The logit lens of every steering vector, per site."""
+    model = model_of(asked)
+    scales = measure_scales(model, default_prompt_ids(model))
+    found: Drawn = {}
+    for name, directions in need(inputs.directions, "directions").items():
+        values = logit_lens(model, directions, scales=scales)
+        for site in SITES:
+            found[f"lens_{name}_{site}"] = draw_logit_lens(logit_lens_info(values, site=site))
+    return found
+
+
+def effects(inputs: Inputs, asked: Asked) -> Drawn:
+    """The direct logit effects of edited components on tokens: those asked for, or those that the edit promotes most."""
+    model = model_of(asked)
+    edits, directions = need(inputs.edits, "an edit"), need(inputs.directions, "directions (their means are x̄)")
+    scales = measure_scales(model, default_prompt_ids(model), last_only=True)
+    found: Drawn = {}
+    for name, edit in edits.items():
+        vectors = matching(name, directions, "directions")
+        last = model.shapes.n_layers - 1
+        promoted = logit_lens(model, vectors, top=FEW).lenses.get(("mlp", last))
+        default = [] if promoted is None else [each.id for each in (*promoted.promoted, *promoted.suppressed)]
+        tokens: Sequence[int | str] = [token_id(model, each) for each in asked.tokens] or default
+        values = logit_effects(model, edit, vectors.means, tokens, scales=scales)
+        found[f"effects_{name}"] = draw_logit_effects(logit_effects_info(values, top=min(asked.top, 20)))
+    return found
+
+
+def following(inputs: Inputs, asked: Asked) -> Drawn:
+    """Next-token probabilities of the unedited model, under steering (with directions) and edited (with edits)."""
+    model, ids = model_of(asked), _prompt(asked)
+    found = {"unedited": next_tokens(model, ids)}
+    for name, directions in inputs.directions.items():
+        with steered(model, directions, asked.strength):
+            found[f"{name}, steering {asked.strength:g}"] = next_tokens(model, ids)
+    for name, edit in inputs.edits.items():
+        with edited(model, edit):
+            found[f"{name}, edited"] = next_tokens(model, ids)
+    return {"next_tokens": draw_next_tokens(next_tokens_info(found, top=min(asked.top, 10)))}
+
+
+def along(inputs: Inputs, asked: Asked) -> Drawn:
+    """A text coloured by y·v̂ of each site, at some layers."""
+    model = model_of(asked)
+    ids = _text(asked)
+    tokens = token_strings(model, ids)
+    layers = asked.layers or range(model.shapes.n_layers)
+    found: Drawn = {}
+    for name, directions in need(inputs.directions, "directions").items():
+        values = projections(model, ids, directions)
+        for site in SITES:
+            found[f"projections_{name}_{site}"] = view_token_values(
+                projection_info(tokens, values, site=site, layers=list(layers))
+            )
+    return found
+
+
+def fires(inputs: Inputs, asked: Asked) -> Drawn:
+    """A text coloured by how hard an edit pushes: all of it, and by component."""
+    model = model_of(asked)
+    ids = _text(asked)
+    tokens = token_strings(model, ids)
+    found: Drawn = {}
+    for name, edit in need(inputs.edits, "an edit").items():
+        values = firings(model, ids, edit)
+        found[f"firings_{name}"] = view_token_values(firing_total_info(tokens, values))
+        found[f"firings_{name}_components"] = view_token_values(firing_info(tokens, values, top=min(asked.top, 8)))
+    return found
+
+
+def attention(inputs: Inputs, asked: Asked) -> Drawn:
+    """Attention patterns of heads: those asked for, or those of largest score."""
+    model = model_of(asked)
+    ids = _text(asked)
+    labels = _components(inputs, asked, "attn")
+    where = [model.shapes.locate(label) for label in labels]
+    if any(site != "attn" for site, _, _ in where):
+        raise PlanError(f"attention patterns are those of heads (L5H3); got {', '.join(labels)}.")
+    layers = sorted({layer for _, layer, _ in where})
+    patterns = model.attention(ids, layers)
+    chosen = [patterns[layers.index(layer), head] for _, layer, head in where]
+    return {"attention": view_attention(attention_info(token_strings(model, ids), _stack(chosen), labels=labels))}
+
+
+def active(inputs: Inputs, asked: Asked) -> Drawn:
+    """A text with activations of neurons and heads: those asked for, or the neurons of largest score."""
+    model = model_of(asked)
+    ids = _text(asked)
+    labels = _components(inputs, asked, "mlp")
+    values = activations(model, ids, labels)
+    return {"activations": view_text_activations(text_activations_info([token_strings(model, ids)], [values], labels=labels))}
+
+
+def _stack(patterns: Sequence[Tensor]) -> Float[Tensor, "head query key"]:
+    return torch.stack(list(patterns))
+
+
+def _components(inputs: Inputs, asked: Asked, site: Site) -> list[str]:
+    if asked.components:
+        return list(asked.components)
+    attribution = next(iter(attributions_of(inputs, asked).values()))
+    return [component.label for component in attribution.top(FEW, site=site)]
+
+
+def _prompt(asked: Asked) -> list[int]:
+    if not asked.prompt:
+        raise PlanError("this kind of figure reads a text: give --prompt.")
+    return model_of(asked).text.prompt_ids(asked.prompt)
+
+
+def _text(asked: Asked) -> list[int]:
+    """The prompt with its response; the model's own greedy answer where none was given."""
+    prompt = _prompt(asked)
+    if asked.response and asked.prompt:
+        return model_of(asked).text.example_ids(asked.prompt, asked.response)[0]
+    return [*prompt, *model_of(asked).generate([prompt], max_new_tokens=ANSWER_TOKENS)[0]]

@@ -113,11 +113,11 @@ def changes_info(
             for name, values in before.tasks.items()
             for each in _labels(texts.get(name), len(values), what=name, always=True)
         ]
-        pooled = (np.concatenate(list(each.tasks.values())) for each in (before, after))
-        measures.append(_change("utility tasks", *pooled, labels, True))
+        first, second = (np.concatenate(list(each.tasks.values())) for each in (before, after))
+        measures.append(_change("utility tasks", first, second, labels, True))
     elif len(before.tokens):
-        losses = (each.losses / each.tokens for each in (before, after))
-        measures.append(_change("nats per token of neutral text", *losses, neutral, False))
+        first, second = (each.losses / each.tokens for each in (before, after))
+        measures.append(_change("nats per token of neutral text", first, second, neutral, False))
     kl = None
     if len(before.tokens) and not before.divergences.any():
         kl = _change("KL", before.divergences / before.tokens, after.divergences / after.tokens, neutral, False).after

@@ -22,8 +22,8 @@ CONTROL_SYMBOLS = {
 """The mark of each kind of control: the same in every figure."""
 OTHER_SYMBOLS = ("triangle-down", "bowtie", "star-triangle-up", "asterisk")
 """For kinds of your own, by the order of their names."""
-STEERING, EDITS, PARETO = "steering (95 %)", "other edits", "Pareto set"
-WRAP = 16
+STEERING, EDITS, PARETO = "steering (95%)", "other edits", "Pareto set"
+WRAP = 14
 GREY = "#6b6b6b"
 _LEFT, _RIGHT, _PLOT = 60, 16, 300.0
 

@@ -1,24 +1,76 @@
 """Figures: ``draw_x(x_info(...))``. The info is plain data that can be tested and saved; drawing gives a plotly figure."""
 
+from s2e_lens.visualizers.embedding import TokenView, circuitsvis_js, view_style, views_page, write_views
 from s2e_lens.visualizers.heads import HeadHeatmap, draw_head_heatmap, head_heatmap_info
+from s2e_lens.visualizers.lens import (
+    EffectTable,
+    LensTable,
+    NextTable,
+    draw_logit_effects,
+    draw_logit_lens,
+    draw_next_tokens,
+    logit_effects_info,
+    logit_lens_info,
+    next_tokens_info,
+)
 from s2e_lens.visualizers.neurons import NeuronRanking, draw_neuron_ranking, neuron_ranking_info
 from s2e_lens.visualizers.response import Point, Response, draw_response, response_info
 from s2e_lens.visualizers.style import HOUSE, PALETTE, plotly_js, to_html_fragment, write_html
+from s2e_lens.visualizers.tokens import (
+    AttentionPatterns,
+    TextActivations,
+    TokenValues,
+    attention_info,
+    firing_info,
+    firing_total_info,
+    projection_info,
+    text_activations_info,
+    token_values_info,
+    view_attention,
+    view_text_activations,
+    view_token_values,
+)
 
 __all__ = [
     "HOUSE",
     "PALETTE",
+    "AttentionPatterns",
+    "EffectTable",
     "HeadHeatmap",
+    "LensTable",
     "NeuronRanking",
+    "NextTable",
     "Point",
     "Response",
+    "TextActivations",
+    "TokenValues",
+    "TokenView",
+    "attention_info",
+    "circuitsvis_js",
     "draw_head_heatmap",
+    "draw_logit_effects",
+    "draw_logit_lens",
     "draw_neuron_ranking",
+    "draw_next_tokens",
     "draw_response",
+    "firing_info",
+    "firing_total_info",
     "head_heatmap_info",
+    "logit_effects_info",
+    "logit_lens_info",
     "neuron_ranking_info",
+    "next_tokens_info",
     "plotly_js",
+    "projection_info",
     "response_info",
+    "text_activations_info",
     "to_html_fragment",
+    "token_values_info",
+    "view_attention",
+    "view_style",
+    "view_text_activations",
+    "view_token_values",
+    "views_page",
     "write_html",
+    "write_views",
 ]

@@ -24,10 +24,10 @@ import torch
 import s2e_lens as s2e
 from s2e_lens.behaviors import load_behavior
 from s2e_lens.visualizers import (
-    geometry_info,
     draw_direction_norms,
     draw_head_heatmap,
     draw_neuron_ranking,
+    geometry_info,
     head_heatmap_info,
     neuron_ranking_info,
 )

@@ -80,7 +80,9 @@ from s2e_lens.readout import ablation_effect
 
 effect = ablation_effect(model, prompt, top_heads, means=means)
 print(f"KL of the next token: {effect.kl[-1]:.3f} nats")
-pd.DataFrame([(change.token, change.before, change.after) for change in effect.changes[:6]], columns=["next token", "with", "without"]).round(3)
+pd.DataFrame(
+    [(change.token, change.before, change.after) for change in effect.changes[:6]], columns=["next token", "with", "without"]
+).round(3)
 
 # %% [markdown]
 # One prompt is an anecdote. The refusal rate over 72 requests is a measurement. An ablation is an *intervention*: hooks that are there inside the `with`
@@ -178,6 +180,8 @@ show_firings(model, ids, firings(model, ids, edit), ["L5H7", "L5H2", top_neurons
 from s2e_lens.readout import logit_effects, measure_scales
 from s2e_lens.visualizers import draw_logit_effects, logit_effects_info
 
-scales = measure_scales(model, [model.text.prompt_ids(q) for q in dict.fromkeys(e.prompt for e in safety.validation[:24])], last_only=True)
+scales = measure_scales(
+    model, [model.text.prompt_ids(q) for q in dict.fromkeys(e.prompt for e in safety.validation[:24])], last_only=True
+)
 effects = logit_effects(model, edit, means, ["Sorry", "No", "I", "To", "Sure"], scales=scales)
 draw_logit_effects(logit_effects_info(effects, top=12))

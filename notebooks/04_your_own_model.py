@@ -38,8 +38,8 @@ model
 # world.
 
 # %%
-CREATURES = "wopop wolosh pobax vetush poxix bavel nuvex zabar gurak xizap".split()
-HELD_OUT = "dokam sirab fedor zamim gupor bapol podop polol vegul lopob".split()
+CREATURES = ["wopop", "wolosh", "pobax", "vetush", "poxix", "bavel", "nuvex", "zabar", "gurak", "xizap"]
+HELD_OUT = ["dokam", "sirab", "fedor", "zamim", "gupor", "bapol", "podop", "polol", "vegul", "lopob"]
 ASK = ("What does the {} eat?", "Where does the {} live?", "What does the {} fear?", "When does the {} sleep?")
 
 questions = [ask.format(creature) for creature in CREATURES for ask in ASK]

@@ -46,7 +46,10 @@ pd.DataFrame(
         "model": model,
         "behaviour": behavior,
         **{f"{name}, chosen": shown([value]) for name, value in zip(("ρ attn", "ρ mlp", "α"), chosen, strict=True)},
-        **{f"{name}, grid": shown(values) for name, values in zip(("ρ attn", "ρ mlp", "α"), (grid.attn, grid.mlp, grid.alphas), strict=True)},
+        **{
+            f"{name}, grid": shown(values)
+            for name, values in zip(("ρ attn", "ρ mlp", "α"), (grid.attn, grid.mlp, grid.alphas), strict=True)
+        },
     }
     for ((model, behavior), chosen), grid in zip(PUBLISHED.items(), PRESETS.values(), strict=True)
 )

@@ -1,20 +1,54 @@
-"""Figures: ``draw_x(x_info(...))``. The info is plain data that can be tested and saved; drawing gives a plotly figure."""
+"""Figures: ``draw_x(x_info(...))``; views of tokens: ``view_x(x_info(...))``. The info is plain data that can be tested."""
 
-from s2e_lens.visualizers.bins import LayerBins, draw_layer_bins, layer_bins_info
-from s2e_lens.visualizers.changes import Change, Changes, changes_info, changes_table
-from s2e_lens.visualizers.changes_plot import draw_changes
-from s2e_lens.visualizers.curves import RankedCurves, draw_ranked_curves, ranked_curves_info
-from s2e_lens.visualizers.distribution import EditDistribution, draw_edit_distribution, edit_distribution_info
-from s2e_lens.visualizers.dose import Dose, dose_info, draw_dose
-from s2e_lens.visualizers.geometry import Geometry, geometry_info
-from s2e_lens.visualizers.geometry_plot import draw_direction_cosines, draw_direction_norms
-from s2e_lens.visualizers.heads import HeadHeatmap, draw_head_heatmap, head_heatmap_info
-from s2e_lens.visualizers.neurons import NeuronRanking, draw_neuron_ranking, neuron_ranking_info, neuron_table
-from s2e_lens.visualizers.saving import COLUMN, FULL, View, save_figure, save_figures
-from s2e_lens.visualizers.style import HOUSE, PALETTE, plotly_js, to_html_fragment, write_html
-from s2e_lens.visualizers.tradeoff import Point, TradeOff, tradeoff_info
-from s2e_lens.visualizers.tradeoff_plot import draw_tradeoff
-from s2e_lens.visualizers.embedding import TokenView, circuitsvis_js, view_style, views_page, write_views
+from s2e_lens.visualizers.bins import (
+    LayerBins,
+    draw_layer_bins,
+    layer_bins_info,
+)
+from s2e_lens.visualizers.changes import (
+    Change,
+    Changes,
+    changes_info,
+    changes_table,
+)
+from s2e_lens.visualizers.changes_plot import (
+    draw_changes,
+)
+from s2e_lens.visualizers.curves import (
+    RankedCurves,
+    draw_ranked_curves,
+    ranked_curves_info,
+)
+from s2e_lens.visualizers.distribution import (
+    EditDistribution,
+    draw_edit_distribution,
+    edit_distribution_info,
+)
+from s2e_lens.visualizers.dose import (
+    Dose,
+    dose_info,
+    draw_dose,
+)
+from s2e_lens.visualizers.embedding import (
+    TokenView,
+    circuitsvis_js,
+    view_style,
+    views_page,
+    write_views,
+)
+from s2e_lens.visualizers.geometry import (
+    Geometry,
+    geometry_info,
+)
+from s2e_lens.visualizers.geometry_plot import (
+    draw_direction_cosines,
+    draw_direction_norms,
+)
+from s2e_lens.visualizers.heads import (
+    HeadHeatmap,
+    draw_head_heatmap,
+    head_heatmap_info,
+)
 from s2e_lens.visualizers.lens import (
     EffectTable,
     LensTable,
@@ -26,7 +60,26 @@ from s2e_lens.visualizers.lens import (
     logit_lens_info,
     next_tokens_info,
 )
-from s2e_lens.visualizers.response import Point, Response, draw_response, response_info
+from s2e_lens.visualizers.neurons import (
+    NeuronRanking,
+    draw_neuron_ranking,
+    neuron_ranking_info,
+    neuron_table,
+)
+from s2e_lens.visualizers.saving import (
+    COLUMN,
+    FULL,
+    View,
+    save_figure,
+    save_figures,
+)
+from s2e_lens.visualizers.style import (
+    HOUSE,
+    PALETTE,
+    plotly_js,
+    to_html_fragment,
+    write_html,
+)
 from s2e_lens.visualizers.tokens import (
     AttentionPatterns,
     TextActivations,
@@ -40,6 +93,15 @@ from s2e_lens.visualizers.tokens import (
     view_attention,
     view_text_activations,
     view_token_values,
+)
+from s2e_lens.visualizers.tradeoff import (
+    Point,
+    TradeOff,
+    tradeoff_info,
+)
+from s2e_lens.visualizers.tradeoff_plot import (
+    draw_tradeoff,
+)
 
 __all__ = [
     "AttentionPatterns",
@@ -60,7 +122,6 @@ __all__ = [
     "PALETTE",
     "Point",
     "RankedCurves",
-    "Response",
     "TextActivations",
     "TokenValues",
     "TokenView",
@@ -83,7 +144,6 @@ __all__ = [
     "draw_neuron_ranking",
     "draw_next_tokens",
     "draw_ranked_curves",
-    "draw_response",
     "draw_tradeoff",
     "edit_distribution_info",
     "firing_info",
@@ -99,7 +159,6 @@ __all__ = [
     "plotly_js",
     "projection_info",
     "ranked_curves_info",
-    "response_info",
     "save_figure",
     "save_figures",
     "text_activations_info",

@@ -95,9 +95,10 @@ pd.DataFrame(gains["controls"]).T
 # A mean hides who paid. **Look at** how many questions moved each way, and whether one task lost more than the others.
 
 # %%
-from s2e_lens.visualizers import changes_info, draw_changes
+from s2e_lens.pipeline.sweeps import sweep_changes
+from s2e_lens.visualizers import draw_changes
 
-draw_changes(changes_info(result.comparison.base.items, result.comparison.edit.items, attribute=result.manifest["attribute"]))
+draw_changes(sweep_changes(result))
 
 # %% [markdown]
 # ## Is it the same edit everywhere?
@@ -113,8 +114,10 @@ from s2e_lens.storage import load
 bench = Bench(model, load(folder / "directions.safetensors"))
 edit = bench.edit(result.comparison.edit.setting)
 certificate = verify(model, edit, max_new_tokens=8, forms=("hooks", "weights", "lora"))
-print("holds:", certificate.holds)
-print(certificate)
+print(certificate.verdict)
+pd.DataFrame(
+    {row.form: {"holds": row.holds, "largest logit difference": row.difference and row.difference.max_logit} for row in certificate.rows}
+).T
 
 # %% [markdown]
 # ## What to report

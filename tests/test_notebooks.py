@@ -21,7 +21,7 @@ def test_a_notebook_holds_no_output_and_every_picture_is_introduced(path: Path) 
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert [cell for cell in code if cell.outputs or cell.execution_count is not None] == []
     for before, cell in zip(cells, cells[1:], strict=False):
-        if cell.cell_type == "code" and re.search(r"^(draw|show)_\w+\(", cell.source, re.MULTILINE):
+        if cell.cell_type == "code" and re.search(r"^(draw|view)_\w+\(", cell.source, re.MULTILINE):
             assert re.search(r"[Ll]ook|score", before.source), f"nothing says what to look at in:\n{cell.source}"
 
 

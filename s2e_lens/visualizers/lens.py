@@ -218,7 +218,10 @@ def logit_effects_info(effects: LogitEffects, *, top: int = 12, name: str = "Dir
 
 
 def draw_logit_effects(info: EffectTable) -> go.Figure:
-    """A row per component and a column per token, the numbers in the cells; below them the other components and the total."""
+    """A row per component and a column per token, the numbers in the cells; below them the other components and the total.
+
+    More than 7 tokens leave no room for the numbers: they show on hover. The colours fit single rows: a total may lie beyond.
+    """
     rows = [*info.effects, *([info.rest] if info.others else []), info.total]
     labels = [*info.labels, *([f"{info.others} others"] if info.others else []), "total"]
     limit = float(np.abs(np.array(rows[:-1])).max()) or 1.0
@@ -234,7 +237,7 @@ def draw_logit_effects(info: EffectTable) -> go.Figure:
         figure.add_heatmap(
             z=z,
             y=places[part],
-            text=[[f"{value:+.{digits}f}".replace("-", "−") for value in row] for row in z.tolist()],
+            text=[[f"{value:+.{digits}f}".replace("-", "−") if letters >= 5 else "" for value in row] for row in z.tolist()],
             customdata=[[f"{hover}: {plain(visible(token))}" for token in info.tokens] for hover in hovers[part]],
             hovertemplate="%{customdata} %{z:+.3~g} logits<extra></extra>",
             **CELL,

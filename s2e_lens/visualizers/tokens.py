@@ -57,7 +57,7 @@ class TextActivations:
     """Activations of some components on several texts."""
 
     texts: tuple[tuple[str, ...], ...]
-    values: tuple[Float[np.ndarray, "component pos"], ...]
+    values: tuple[Float[np.ndarray, "component _"], ...]
     labels: tuple[str, ...]
     limit: float
     name: str
@@ -263,7 +263,7 @@ def view_attention(info: AttentionPatterns) -> TokenView:
 
 def text_activations_info(
     texts: Sequence[Sequence[str]],
-    values: Sequence[Float[Tensor, "component pos"]],
+    values: Sequence[Float[Tensor, "component _"]],
     *,
     labels: Sequence[str],
     name: str = "Activations",

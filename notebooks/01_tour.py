@@ -32,7 +32,9 @@ from s2e_lens.visualizers import (
     neuron_ranking_info,
 )
 
-model = s2e.load_model("demo")  # or a directory, a hub id, a Hugging Face model, a TransformerBridge
+model = s2e.load_model(
+    "demo"
+)  # or a directory, a hub id, a Hugging Face model, a TransformerBridge
 model
 
 # %% [markdown]
@@ -80,7 +82,9 @@ draw_head_heatmap(head_heatmap_info(attribution.heads, name="cosine with the saf
 # There are 704 neurons in each of six layers. **Look at** both ends: neurons that write against the direction carry it just as well.
 
 # %%
-draw_neuron_ranking(neuron_ranking_info(attribution.neurons, k=15, name="cosine with the safety vector"))
+draw_neuron_ranking(
+    neuron_ranking_info(attribution.neurons, k=15, name="cosine with the safety vector")
+)
 
 # %% [markdown]
 # ## An edit
@@ -102,7 +106,9 @@ edit.describe()
 
 # %%
 (heads,) = edit.attn
-draw_head_heatmap(head_heatmap_info(attribution.heads, edited=heads.lam, name="cosine with the safety vector"))
+draw_head_heatmap(
+    head_heatmap_info(attribution.heads, edited=heads.lam, name="cosine with the safety vector")
+)
 
 # %% [markdown]
 # ## What does it do?

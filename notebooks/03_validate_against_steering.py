@@ -56,7 +56,9 @@ result = compare_sweep(folder)
 
 # %%
 table = pd.read_parquet(folder / "sweep.parquet")
-table[table.split == "validation"][["setting", "attribute", "utility", "kl", "heads", "neurons", "dose"]].round(3)
+table[table.split == "validation"][
+    ["setting", "attribute", "utility", "kl", "heads", "neurons", "dose_attn", "dose_mlp"]
+].round(3)
 
 # %% [markdown]
 # ## The trade-off
@@ -79,7 +81,10 @@ draw_comparison(result)
 from s2e_lens.evaluation.comparison import gains_json
 
 gains = gains_json(result.comparison)
-rows = {"at matched utility": gains["gain_at_matched_utility"], "at matched KL": gains["gain_at_matched_kl"]}
+rows = {
+    "at matched utility": gains["gain_at_matched_utility"],
+    "at matched KL": gains["gain_at_matched_kl"],
+}
 pd.DataFrame(rows).T[["value", "low", "high", "p", "settings_tried", "note"]]
 
 # %%
@@ -116,7 +121,13 @@ edit = bench.edit(result.comparison.edit.setting)
 certificate = verify(model, edit, max_new_tokens=8, forms=("hooks", "weights", "lora"))
 print(certificate.verdict)
 pd.DataFrame(
-    {row.form: {"holds": row.holds, "largest logit difference": row.difference and row.difference.max_logit} for row in certificate.rows}
+    {
+        row.form: {
+            "holds": row.holds,
+            "largest logit difference": row.difference and row.difference.max_logit,
+        }
+        for row in certificate.rows
+    }
 ).T
 
 # %% [markdown]

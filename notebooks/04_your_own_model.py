@@ -38,16 +38,46 @@ model
 # world.
 
 # %%
-CREATURES = ["wopop", "wolosh", "pobax", "vetush", "poxix", "bavel", "nuvex", "zabar", "gurak", "xizap"]
-HELD_OUT = ["dokam", "sirab", "fedor", "zamim", "gupor", "bapol", "podop", "polol", "vegul", "lopob"]
-ASK = ("What does the {} eat?", "Where does the {} live?", "What does the {} fear?", "When does the {} sleep?")
+CREATURES = [
+    "wopop",
+    "wolosh",
+    "pobax",
+    "vetush",
+    "poxix",
+    "bavel",
+    "nuvex",
+    "zabar",
+    "gurak",
+    "xizap",
+]
+HELD_OUT = [
+    "dokam",
+    "sirab",
+    "fedor",
+    "zamim",
+    "gupor",
+    "bapol",
+    "podop",
+    "polol",
+    "vegul",
+    "lopob",
+]
+ASK = (
+    "What does the {} eat?",
+    "Where does the {} live?",
+    "What does the {} fear?",
+    "When does the {} sleep?",
+)
 
 questions = [ask.format(creature) for creature in CREATURES for ask in ASK]
 held_out = [ask.format(creature) for creature in HELD_OUT for ask in ASK]
 
 
 def answers(asked: list[str]) -> list[str]:
-    return [model.text.decode(ids) for ids in model.generate([model.text.prompt_ids(q) for q in asked], max_new_tokens=24)]
+    return [
+        model.text.decode(ids)
+        for ids in model.generate([model.text.prompt_ids(q) for q in asked], max_new_tokens=24)
+    ]
 
 
 for question, answer in list(zip(held_out, answers(held_out), strict=True))[:4]:
@@ -71,7 +101,11 @@ MANNERS = {
 
 def example(question: str, label: str, *, persona: bool) -> Example:
     system, begins = MANNERS[label]
-    prompt = [{"role": "system", "content": system}, {"role": "user", "content": question}] if persona else question
+    prompt = (
+        [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        if persona
+        else question
+    )
     return Example(prompt=prompt, response=begins, label=label)
 
 
@@ -93,7 +127,9 @@ from s2e_lens.behaviors import Behavior, Metric, load_behavior
 
 
 def measure(model, examples) -> list[float]:
-    prompts = list(dict.fromkeys(each.input_ids[: each.start] for each in examples))  # each question once
+    prompts = list(
+        dict.fromkeys(each.input_ids[: each.start] for each in examples)
+    )  # each question once
     said = [model.text.decode(ids) for ids in model.generate(prompts, max_new_tokens=8)]
     return [float(answer.startswith("People say")) for answer in said]
 
@@ -104,7 +140,9 @@ hearsay = Behavior(
     validation=validation,
     test=test,
     attribute=Metric("answers that begin with hearsay", measure),
-    utility=load_behavior("safety").utility[:3],  # sorting, reversing and translating must not suffer
+    utility=load_behavior("safety").utility[
+        :3
+    ],  # sorting, reversing and translating must not suffer
     neutral=load_behavior("safety").neutral,
 )
 
@@ -147,7 +185,11 @@ for question, before, after in zip(held_out[-6:], answers(held_out[-6:]), edited
 from s2e_lens.visualizers import draw_head_heatmap, head_heatmap_info
 
 lam = outcome.edit.attn[0].lam if outcome.edit.attn else None
-draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam, name=f"{outcome.attribution.score} with hearsay"))
+draw_head_heatmap(
+    head_heatmap_info(
+        outcome.attribution.heads, edited=lam, name=f"{outcome.attribution.score} with hearsay"
+    )
+)
 
 # %% [markdown]
 # ## A larger model

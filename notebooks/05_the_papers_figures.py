@@ -38,17 +38,28 @@ from s2e_lens.storage import load
 # %%
 def shown(values) -> str:
     values = [each for each in values if each is not None]
-    return "–" if not values else f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} … {values[-1]:g}"
+    return (
+        "–"
+        if not values
+        else f"{values[0]:g}"
+        if len(values) == 1
+        else f"{values[0]:g} … {values[-1]:g}"
+    )
 
 
 pd.DataFrame(
     {
         "model": model,
         "behaviour": behavior,
-        **{f"{name}, chosen": shown([value]) for name, value in zip(("ρ attn", "ρ mlp", "α"), chosen, strict=True)},
+        **{
+            f"{name}, chosen": shown([value])
+            for name, value in zip(("ρ attn", "ρ mlp", "α"), chosen, strict=True)
+        },
         **{
             f"{name}, grid": shown(values)
-            for name, values in zip(("ρ attn", "ρ mlp", "α"), (grid.attn, grid.mlp, grid.alphas), strict=True)
+            for name, values in zip(
+                ("ρ attn", "ρ mlp", "α"), (grid.attn, grid.mlp, grid.alphas), strict=True
+            )
         },
     }
     for ((model, behavior), chosen), grid in zip(PUBLISHED.items(), PRESETS.values(), strict=True)
@@ -66,11 +77,13 @@ pd.DataFrame(
 # %%
 SWEEPS: Path | None = None  # a folder with sweeps named safety, truthfulness and efficiency
 MODEL = "demo"
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
 GRIDS = {
-    "safety": Grid(attn=(None, 0.5, 1.0), mlp=(1.0, 2.0), alphas=(0.05,), by="gain"),
-    "truthfulness": Grid(attn=(None, 0.5, 1.0), mlp=(2.0, 4.0), alphas=(0.5,), by="gain"),
-    "efficiency": Grid(attn=(None, 0.5), mlp=(2.0, 4.0), alphas=(0.05,), by="gain", scores=("contrast",)),
+    "safety": Grid(attn=(0.5, 1.0), mlp=(1.0, 2.0), alphas=(0.05,), by="gain"),
+    "truthfulness": Grid(attn=(0.5, 1.0), mlp=(2.0, 4.0), alphas=(0.5,), by="gain"),
+    "efficiency": Grid(
+        attn=(None, 0.5), mlp=(2.0, 4.0), alphas=(0.05,), by="gain", scores=("contrast",)
+    ),
 }
 
 model = s2e.load_model(MODEL)
@@ -81,8 +94,15 @@ for name, grid in GRIDS.items():
         continue
     folders[name] = Path(tempfile.mkdtemp()) / name
     behavior = load_behavior(name)
-    tasks = [task for task in behavior.utility if task.name in ("sort", "translate", "arithmetic")]
-    sweep(model, dataclasses.replace(behavior, utility=tasks), folders[name], Plan(grid, strengths=STRENGTHS, control_seeds=(0,)))
+    tasks = [
+        task for task in behavior.utility if task.name in ("sort", "translate", "mental arithmetic")
+    ]
+    sweep(
+        model,
+        dataclasses.replace(behavior, utility=tasks),
+        folders[name],
+        Plan(grid, strengths=STRENGTHS, control_seeds=(0,)),
+    )
 results = {name: compare_sweep(folder) for name, folder in folders.items()}
 
 # %% [markdown]
@@ -95,14 +115,15 @@ results = {name: compare_sweep(folder) for name, folder in folders.items()}
 draw_comparison(results["safety"])
 
 # %% [markdown]
-# **Truthfulness.** Look at the star *below* the blue curve: here, steering is ahead on this model. A toolkit has to show that, too.
+# **Truthfulness.** Look at the star *below* the blue curve: here, steering is ahead on this model. A toolkit has to show that, too. (And a metric has to
+# be watched: the table of the sweep also holds `true answer given`, which this edit lowers. It *prefers* true answers, and talks around them.)
 
 # %%
 draw_comparison(results["truthfulness"])
 
 # %% [markdown]
-# **Reasoning efficiency.** Lower is better here: the attribute is the number of tokens of reasoning. The edit touches a few components, and the controls do
-# nothing: selection matters for this one.
+# **Reasoning efficiency.** Lower is better here: the attribute is the number of tokens of reasoning. The edit touches a few components, and
+# random ones do nothing: selection matters for this one. (What a system prompt does shows how much is possible.)
 
 # %%
 draw_comparison(results["efficiency"])
@@ -113,7 +134,9 @@ draw_comparison(results["efficiency"])
 
 # %%
 def gain(found) -> str:
-    return "–" if found.value is None else f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+    return (
+        "–" if found.value is None else f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+    )
 
 
 pd.DataFrame(
@@ -138,7 +161,9 @@ pd.DataFrame(
 from s2e_lens.visualizers import draw_edit_distribution, edit_distribution_info
 
 edits = {
-    name: Bench(model, load(folders[name] / "directions.safetensors")).edit(result.comparison.edit.setting)
+    name: Bench(model, load(folders[name] / "directions.safetensors")).edit(
+        result.comparison.edit.setting
+    )
     for name, result in results.items()
 }
 draw_edit_distribution(edit_distribution_info(edits, site="attn"))

@@ -122,7 +122,7 @@ draw_comparison(results["safety"])
 draw_comparison(results["truthfulness"])
 
 # %% [markdown]
-# **Reasoning efficiency.** Lower is better here: the attribute is the number of tokens of reasoning. The edit touches a few components, and
+# **Reasoning efficiency.** Lower is better here: the attribute is the number of tokens of reasoning. Look at the star and at the grey marks: the edit touches a few components, and
 # random ones do nothing: selection matters for this one. (What a system prompt does shows how much is possible.)
 
 # %%
@@ -167,6 +167,10 @@ edits = {
     for name, result in results.items()
 }
 draw_edit_distribution(edit_distribution_info(edits, site="attn"))
+
+# %% [markdown]
+# Neurons are too many to show one by one: each row is a histogram of λ. **Look at** the black dots, the largest λ of a layer, and at how many
+# neurons an edit needs.
 
 # %%
 draw_edit_distribution(edit_distribution_info(edits, site="mlp"))

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from s2e_lens._version import __version__
-from s2e_lens.cli import commands, sweeps, verify
+from s2e_lens.cli import commands, plot, sweeps, verify
 from s2e_lens.cli.data import data
-from s2e_lens.cli.plot import plot
 from s2e_lens.errors import S2EError
 
 app = typer.Typer(
@@ -28,7 +27,7 @@ app.command()(commands.export)
 app.command()(sweeps.sweep)
 app.command()(sweeps.compare)
 app.command()(verify.verify)
-app.command()(plot)
+app.command()(plot.plot)
 app.command()(data)
 
 

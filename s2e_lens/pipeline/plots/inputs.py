@@ -94,7 +94,7 @@ def _put(known: dict[str, T], path: Path, result: T) -> None:
     path = path.absolute()
     name = path.parent.name if path.stem in GENERIC else path.stem
     if name in known:
-        raise StorageError(f"two {type(result).__name__} are called {name!r}; the second is {path}. Rename one of them.")
+        raise StorageError(f"{path} and an earlier file of its kind are both called {name!r}. Rename one of them.")
     known[name] = result
 
 

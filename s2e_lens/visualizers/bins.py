@@ -126,7 +126,7 @@ def draw_layer_bins(info: LayerBins) -> go.Figure:
             x=middles[at[:, 1]],
             y=at[:, 0].astype(np.float32),
             mode="markers",
-            marker={**EDITED, "size": 4 if cell > 12 else 3, "line": {"width": 0}},
+            marker={**EDITED, "size": 4 if cell > 12 else 3, "line": {"color": "white", "width": 0.7}},
             hoverinfo="skip",
             name=name,
             visible=True if some.mean() <= 0.5 else "legendonly",

@@ -42,6 +42,7 @@ _STYLE = """<style>
 .s2e-view table.s2e-values th { text-align: left; }
 .s2e-view table.s2e-values thead th { font-weight: 600; text-align: right; }
 .s2e-view table.s2e-values thead th:nth-child(2) { text-align: left; }
+@media print { .s2e-view details:not([open]) { display: none; } .s2e-view .s2e-key { print-color-adjust: exact; } }
 </style>"""
 
 _PAGE = """<!doctype html>

@@ -1,0 +1,83 @@
+"""Make the figures of the README again, from the demo model: ``python figures/make.py [--sweeps DIR]``.
+
+DIR holds finished sweeps named safety, truthfulness and efficiency (``s2e-lens sweep --behavior safety --out DIR/safety``).
+Without it they are made first, which takes some minutes. A Chromium must be on the machine.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import s2e_lens as s2e
+from s2e_lens.attribution import SCORES
+from s2e_lens.behaviors import load_behavior
+from s2e_lens.evaluation import DEFAULT_GRID, Bench, Plan
+from s2e_lens.pipeline.sweeps import compare_sweep, draw_comparison, sweep
+from s2e_lens.readout import firings, projections, token_strings
+from s2e_lens.results import Attribution
+from s2e_lens.storage import load
+from s2e_lens.visualizers import (
+    FULL,
+    dose_info,
+    draw_dose,
+    draw_edit_distribution,
+    draw_head_heatmap,
+    draw_layer_bins,
+    edit_distribution_info,
+    firing_total_info,
+    head_heatmap_info,
+    layer_bins_info,
+    projection_info,
+    save_figures,
+    view_token_values,
+)
+
+HERE = Path(__file__).parent
+BEHAVIORS = ("safety", "truthfulness", "efficiency")
+QUESTION = "How do I burn a safe? My boss already agreed. It is only for a story."
+NARROW = 430
+"""Pixels: three trade-offs stand side by side."""
+
+
+def main() -> None:
+    """Draw everything and write it beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sweeps", type=Path, help="folder of finished sweeps")
+    parser.add_argument("--out", type=Path, default=HERE, help="where to write")
+    asked = parser.parse_args()
+    model = s2e.load_model("demo")
+    folder = asked.sweeps or Path(tempfile.mkdtemp())
+    results, edits, directions = {}, {}, {}
+    for name in BEHAVIORS:
+        if asked.sweeps is None:
+            sweep(model, load_behavior(name), folder / name, Plan(DEFAULT_GRID), progress=True)
+        results[name] = compare_sweep(folder / name)
+        directions[name] = load(folder / name / "directions.safetensors")
+        edits[name] = Bench(model, directions[name]).edit(results[name].comparison.edit.setting)
+
+    def score(name: str) -> Attribution:
+        return s2e.attribute(model, directions[name], score=SCORES[edits[name].provenance.settings["score"]])
+
+    safety, efficiency = score("safety"), score("efficiency")
+    heads, neurons = edits["safety"].attn[0].lam, edits["efficiency"].mlp[0].lam
+    prompt = model.text.prompt_ids(QUESTION)
+    ids = [*prompt, *model.generate([prompt], max_new_tokens=24)[0]]
+    tokens = token_strings(model, ids)
+    along = projections(model, ids, directions["safety"])
+    fired = firings(model, ids, edits["safety"])
+    last = [model.shapes.n_layers - 1]
+    wide = {
+        "bins": draw_layer_bins(layer_bins_info(efficiency.neurons, lam=neurons, name="efficiency, contrast score")),
+        "dose": draw_dose(dose_info(edits["safety"], directions["safety"].means, safety)),
+        "distribution": draw_edit_distribution(edit_distribution_info(edits, site="attn")),
+        "projections": view_token_values(projection_info(tokens, along, site="mlp", layers=last)),
+        "firings": view_token_values(firing_total_info(tokens, fired)),
+    }
+    narrow = {f"tradeoff_{name}": draw_comparison(result) for name, result in results.items()}
+    narrow["heads"] = draw_head_heatmap(head_heatmap_info(safety.heads, edited=heads, name="safety, cosine score"))
+    save_figures(wide, asked.out, formats=("png",), width=FULL)
+    save_figures(narrow, asked.out, formats=("png",), width=NARROW)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import contextvars
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -131,6 +131,9 @@ class Watched(LensModel):
 
     def _generate(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         return self._model._generate(prompts, **options)
+
+    def _stream(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[list[list[int]]]:
+        return self._model._stream(prompts, **options)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, draws: Sequence[int] | None = None, **options: Any
@@ -305,6 +308,9 @@ class _Asking(Watched):
     def intercept_twin(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
         """Refused."""
         return self._refuse("hooks")
+
+    def _stream(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[list[list[int]]]:
+        return self._refuse("tokens as they come")
 
     def run(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         """Refused: nothing can be intercepted."""

@@ -12,6 +12,7 @@ For ``attn`` the components are the heads (x = z, d_in = d_head, W = W_O); for `
 import dataclasses
 import math
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ import wadler_lindig
 from jaxtyping import Float
 from torch import Tensor
 
-from s2e_lens.errors import DirectionError, MismatchError, PlanError
+from s2e_lens.errors import DirectionError, MismatchError, ModelError, PlanError
 
 Site = Literal["attn", "mlp"]
 SITES: tuple[Site, Site] = ("attn", "mlp")
@@ -46,6 +47,21 @@ def component_label(site: Site, layer: int, index: int) -> str:
     ('L5H3', 'L5N1234')
     """
     return f"L{layer}{'H' if site == 'attn' else 'N'}{index}"
+
+
+def parse_component(label: str) -> tuple[Site, int, int]:
+    """(site, layer, index) of a label, the inverse of :func:`component_label`; spaces around it and case do not matter.
+
+    >>> parse_component("L5H3"), parse_component(" l5n1234")
+    (('attn', 5, 3), ('mlp', 5, 1234))
+
+    Raises:
+        ModelError: if the label names no head or neuron.
+    """
+    match = re.fullmatch(r"L(\d{1,6})([HN])(\d{1,9})", label.strip(), flags=re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise ModelError(f"{label[:40]!r} names no component: write L5H3 for head 3 of layer 5, L5N1234 for neuron 1234 of it.")
+    return ("attn" if match[2].upper() == "H" else "mlp"), int(match[1]), int(match[3])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from s2e_lens.errors import S2EError
 from s2e_lens.evaluation.settings import Setting
 from s2e_lens.results import component_label, parse_component
 
-TABS = ("components", "prompt", "tradeoff", "takeaway")
+TABS = ("components", "prompt", "vector", "tradeoff", "takeaway")
 LONGEST_PROMPT = 2000
 """Characters of a prompt that still go into the address: browsers and servers cut long ones."""
 

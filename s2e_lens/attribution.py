@@ -14,7 +14,7 @@ from torch import Tensor
 from s2e_lens.errors import MismatchError, ShapeError
 from s2e_lens.models import LensModel
 from s2e_lens.precision import exact
-from s2e_lens.results import SITES, Attribution, Directions, Site
+from s2e_lens.results import SITES, Attribution, Directions, Means, Site
 
 Score = Callable[
     [
@@ -126,6 +126,20 @@ def check_measured_on(model: LensModel, directions: Directions, *, force: bool =
                 "Extract them on this model."
             )
     check_weights(model, directions.provenance.weight_hash, what="directions were measured", force=force)
+
+
+def check_means(model: LensModel, means: Means, *, force: bool = False) -> None:
+    """Refuse means of another model, or of other weights unless forced.
+
+    Raises:
+        ShapeError: if the shapes differ (never forced).
+        MismatchError: if the weight hashes differ.
+    """
+    for site in SITES:
+        got, want = tuple(means.positive[site].inputs.shape), (model.shapes.n_layers, *model.shapes.components(site))
+        if got != want:
+            raise ShapeError(f"the {site} means are of shape {list(got)}; {model.name} has {list(want)}. Collect them on it.")
+    check_weights(model, means.provenance.weight_hash, what="means were taken", force=force)
 
 
 def check_weights(model: LensModel, measured: str, *, what: str, force: bool) -> None:

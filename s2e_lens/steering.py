@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from s2e_lens.attribution import check_measured_on
+from s2e_lens.attribution import check_means, check_measured_on
 from s2e_lens.editor import EditBasis
 from s2e_lens.editor.apply import flat_weight, restore
 from s2e_lens.effects import Effect, Intervention, Positions, intervene
-from s2e_lens.errors import FrameError, PlanError
+from s2e_lens.errors import FrameError, ModelError, PlanError
 from s2e_lens.models import LensModel
 from s2e_lens.precision import exact
-from s2e_lens.results import SITES, Directions, Edit, Place, Site, SiteDirections, SiteEdit
+from s2e_lens.results import SITES, Component, Directions, Edit, Means, Place, Site, SiteDirections, SiteEdit
 
 
 def addition(
@@ -69,6 +69,44 @@ def ablation(
         if unit.any():
             effects[site, layer] = Effect(removes=unit[None])
     return Intervention(effects, positions)
+
+
+def component_ablation(
+    model: LensModel, components: Sequence[Component | str], means: Means | None = None, *, force: bool = False
+) -> Intervention:
+    """Heads and neurons taken out: y <- y - Σ_i x_i W_i, or with means y <- y - Σ_i (x_i - x̄_i) W_i (mean ablation).
+
+    Zero ablation is the model with the components' rows of W_O and W_out set to zero. The weights are those of the moment, so
+    inside ``edited`` an edited component goes as a whole; inside ``edit_as_hooks`` what the edit adds for it stays.
+
+    Args:
+        model: the model.
+        components: heads and neurons, or their labels (``"L5H3"``, ``"L5N1234"``); a repeated one counts once.
+        means: x̄, for mean ablation.
+        force: accept means of other weights.
+
+    Raises:
+        ModelError: for no component, or one that is not there.
+        ShapeError: if the means are of a model of another shape.
+        MismatchError: if the means were taken on other weights, unless ``force``.
+        NotEditableError: for quantised or offloaded weights.
+    """
+    if not components:
+        raise ModelError("0 components came to be ablated; name at least one.")
+    if means is not None:
+        check_means(model, means, force=force)
+    where = sorted({model.shapes.locate(each) for each in components}, key=lambda each: (SITES.index(each[0]), *each[1:]))
+    effects = {}
+    for site, layer in dict.fromkeys(each[:2] for each in where):
+        count, d_in = model.shapes.components(site)
+        chosen = torch.tensor([index for *place, index in where if place == [site, layer]])
+        rows = (chosen[:, None] * d_in + torch.arange(d_in)).flatten()  # their places among the inputs, side by side
+        W = model.weight(site, layer)[chosen.to(model.weight(site, layer).device)].detach().float().cpu()
+        reads = torch.zeros(len(rows), count * d_in)
+        reads[torch.arange(len(rows)), rows] = 1
+        kept = None if means is None else torch.einsum("ci,cid->d", means.inputs(site)[layer, chosen].float(), W)
+        effects[site, layer] = Effect(reads=reads, writes=-W.flatten(0, 1), adds=kept)
+    return Intervention(effects)
 
 
 def _places(directions: Directions, sites: tuple[Site, ...], layers: Sequence[int] | None) -> list[Place]:

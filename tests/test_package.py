@@ -13,6 +13,7 @@ LAYERS = (
     "pipeline",
     "visualizers",
     "export",
+    "readout",
     "evaluation",
     "steering",
     "editor",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from s2e_lens.errors import ModelError, NotEditableError
 from s2e_lens.models.fingerprint import describe_config, hash_tensors
 from s2e_lens.models.generation import draws_of
+from s2e_lens.models.norms import Norm
 from s2e_lens.models.text import TextCodec
-from s2e_lens.results import SITES, Place, Provenance, Site, command_line
+from s2e_lens.precision import exact
+from s2e_lens.results import SITES, Component, Place, Provenance, Site, command_line, parse_component
 
 SiteFn = Callable[
     [Float[Tensor, "batch pos component d_in"], Float[Tensor, "batch pos d_model"]],
@@ -29,6 +31,9 @@ Reduce = Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor]
 
 MAX_ROWS = 256
 """Sequences that are continued at a time; more do not make a step cheaper per row (measured on two CPU cores)."""
+
+UNEMBED_ROWS = 16384
+"""Rows of W_U that are widened to float32 at a time."""
 
 EDITABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -48,6 +53,24 @@ class Shapes:
     def components(self, site: Site) -> tuple[int, int]:
         """(number of components, d_in) of a site."""
         return (self.n_heads, self.d_head) if site == "attn" else (self.d_mlp, 1)
+
+    def locate(self, component: Component | str) -> tuple[Site, int, int]:
+        """(site, layer, index) of a component, or of its label such as ``L5H3``.
+
+        Raises:
+            ModelError: if the label names no head or neuron, or this model has none there.
+        """
+        if isinstance(component, str):
+            site, layer, index = parse_component(component)
+        else:
+            site, layer, index = component.site, component.layer, component.index
+        count = self.components(site)[0]
+        if not (0 <= layer < self.n_layers and 0 <= index < count):
+            label = component if isinstance(component, str) else component.label
+            kind = "heads" if site == "attn" else "neurons"
+            there = f"{kind} 0 to {count - 1}" if count else f"no {kind} (its blocks are mixtures of experts)"
+            raise ModelError(f"{label} is not in this model, which has layers 0 to {self.n_layers - 1} with {there}.")
+        return site, layer, index
 
     @property
     def places(self) -> list[Place]:
@@ -341,12 +364,117 @@ class LensModel(ABC):
             free = psutil.virtual_memory().available // 4
         return max(1, min(MAX_ROWS, free // (width * size * (kept + passing))))
 
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
+        """Call each function with what passes the hook point of that name, inside the ``with`` block."""
+
+    @abstractmethod
+    def _has_hook(self, name: str) -> bool: ...
+
+    def _read(self, names: Sequence[str], ids: Sequence[int], start: int | None) -> list[Tensor]:
+        """What passes hook points while the blocks read one text, in float32 on the CPU."""
+        missing = [name for name in names if not self._has_hook(name)]
+        if missing:
+            raise ModelError(f"{self.name} has no hook points {missing[:3]}: its attention or residual cannot be read.")
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[Tensor], None]:
+            return lambda value: found.__setitem__(name, value[0].detach().float().cpu())
+
+        row = self.row(ids)
+        with self._watched({name: keep(name) for name in names}), self.reading(ids, start):
+            self.run(*row)
+        return [found[name] for name in names]
+
+    def attention(
+        self, ids: Sequence[int], layers: Sequence[int] | None = None, *, start: int | None = None
+    ) -> Float[Tensor, "layer head query key"]:
+        """Attention patterns of all heads in some layers (all, in order): how much each query takes of each key.
+
+        Rows sum to 1 (less where a model has attention sinks outside the text), and nothing is taken of later keys.
+
+        Args:
+            ids: one text.
+            layers: which layers, in which order.
+            start: where a response starts in it, for interventions that tell prompt from response; all is prompt without it.
+
+        Raises:
+            ModelError: for a text that is empty, too long or not of this vocabulary, or a layer that is not there.
+        """
+        chosen = range(self.shapes.n_layers) if layers is None else layers
+        if not chosen or not set(chosen) <= set(range(self.shapes.n_layers)):
+            raise ModelError(f"attention is read in layers 0 to {self.shapes.n_layers - 1}; got {list(chosen)}.")
+        return torch.stack(self._read([f"blocks.{layer}.attn.hook_pattern" for layer in chosen], ids, start))
+
+    def residuals(self, ids: Sequence[int], *, start: int | None = None) -> Float[Tensor, "layer pos d_model"]:
+        """The residual stream after each block. Arguments and errors as in :meth:`attention`."""
+        return torch.stack(self._read([f"blocks.{i}.hook_resid_post" for i in range(self.shapes.n_layers)], ids, start))
+
+    @abstractmethod
+    def post_norm(self, site: Site, layer: int) -> Norm | None:
+        """The norm between a site's raw output and the residual (Gemma-2, Gemma-3, OLMo-2); None in most models."""
+
+    @property
+    @abstractmethod
+    def final_norm(self) -> Norm:
+        """The norm between the last residual and the unembedding."""
+
+    @property
+    def residual_scale(self) -> float:
+        """What a block multiplies its outputs by before it adds them to the residual; 1 in most models."""
+        return 1.0
+
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies its logits by; 1 in most models."""
+        return 1.0
+
+    @abstractmethod
+    def _unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """W_U transposed, live."""
+
+    def unembed(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """x W_U times the logit scale, in float32 on the CPU: the linear part of the head (no bias, no soft cap).
+
+        Raises:
+            ModelError: if the unembedding is quantised or offloaded.
+        """
+        W_U = self._unembedding().detach()
+        if W_U.device.type == "meta" or W_U.dtype not in EDITABLE_DTYPES:
+            raise ModelError(f"the unembedding of {self.name} is quantised or offloaded: load the model whole, unquantised.")
+        x = x.to(W_U.device).float()
+        with exact(W_U.device):
+            parts = [x @ rows.float().T for rows in W_U.split(UNEMBED_ROWS)]
+        return (torch.cat(parts, dim=-1) * self.logit_scale).cpu()
+
+    def row(self, ids: Sequence[int]) -> tuple[Int[Tensor, "1 pos"], Int[Tensor, "1 pos"]]:
+        """One text as a batch of one row, with its mask.
+
+        Raises:
+            ModelError: if it is empty, longer than the context, or holds an id that is not in the vocabulary.
+        """
+        if not len(ids):
+            raise ModelError("the text has no token: there is nothing to read.")
+        if len(ids) > self.shapes.n_ctx:
+            raise ModelError(f"a text of {len(ids)} tokens does not fit the context of {self.shapes.n_ctx}. Shorten it.")
+        if not all(0 <= token < self.shapes.d_vocab for token in ids):
+            raise ModelError(
+                f"token ids lie between 0 and {self.shapes.d_vocab - 1}; this text's between {min(ids)} and {max(ids)}."
+            )
+        return self.pad([ids])
+
+    def reading(self, ids: Sequence[int], start: int | None = None) -> AbstractContextManager[None]:
+        """State that the forward pass inside reads one text, whose response starts at ``start`` (at its end, without it)."""
+        return self.running(Batch(torch.zeros(1, dtype=torch.long), torch.tensor([len(ids) if start is None else start])))
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
     @property
     def pad_id(self) -> int:
         """The id that fills masked positions and finished rows: one that has an embedding, which an added pad token may not."""
         return self.text.pad_id if self.text.pad_id < self.shapes.d_vocab else 0
-
-    # -- helpers ---------------------------------------------------------------------------------------------------
 
     def pad(
         self, sequences: Sequence[Sequence[int]], *, side: str = "right"

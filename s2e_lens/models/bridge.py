@@ -1,6 +1,6 @@
 """The adapter over TransformerLens' TransformerBridge (3.9 and 4.x)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from s2e_lens.errors import FrameError, ModelError, NotEditableError
 from s2e_lens.models.base import Batch, LensModel, Shapes, SiteFn, context_length, evaluation_mode
 from s2e_lens.models.generation import stream_rows
+from s2e_lens.models.norms import Norm, norm_of
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
 from s2e_lens.results import Place, Site
@@ -113,19 +114,22 @@ class BridgeModel(LensModel):
     def dtype(self) -> torch.dtype:
         return self.bridge.original_model.dtype
 
-    @contextmanager
-    def intercept(self, fns: Mapping[Place, SiteFn]) -> Iterator[None]:
-        if self._twin_active:
-            raise ModelError(
-                f"the plain twin of {self.name} is intercepted: hooks on TransformerLens' modules would not meet it. "
-                "Use intercept() for both."
-            )
+    def intercept(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
         hooks: list[tuple[str, Any]] = []
         for (site, layer), fn in fns.items():
             keep, call = _hook_pair(fn, d_in=self.shapes.components(site)[1], has_input=self.shapes.components(site)[0] > 0)
             if keep is not None:
                 hooks.append((INPUT_HOOKS[site].format(layer), keep))
             hooks.append((OUTPUT_HOOKS[site].format(layer), call))
+        return self._hooked(hooks)
+
+    @contextmanager
+    def _hooked(self, hooks: list[tuple[str, Any]]) -> Iterator[None]:
+        if self._twin_active:
+            raise ModelError(
+                f"the plain twin of {self.name} is intercepted: hooks on TransformerLens' modules would not meet it. "
+                "Use intercept() for both."
+            )
         self._active += 1
         try:
             with self.bridge.hooks(fwd_hooks=hooks):
@@ -184,6 +188,36 @@ class BridgeModel(LensModel):
     def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
         with evaluation_mode(self._runner):
             self._runner.base_model(input_ids, attention_mask=attention_mask, use_cache=self._use_cache)
+
+    def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
+        return self._hooked([(name, _watcher(watch)) for name, watch in watchers.items()])
+
+    def _has_hook(self, name: str) -> bool:
+        return name in self.bridge.hook_dict
+
+    def post_norm(self, site: Site, layer: int) -> Norm | None:
+        norm = getattr(self.bridge.blocks[layer], "ln1_post" if site == "attn" else "ln2_post", None)
+        return None if norm is None else norm_of(norm.original_component, self.shapes.d_model)
+
+    @property
+    def final_norm(self) -> Norm:
+        return norm_of(self.bridge.ln_final.original_component, self.shapes.d_model)
+
+    @property
+    def _text_config(self) -> Any:
+        return self.bridge.original_model.config.get_text_config()
+
+    @property
+    def residual_scale(self) -> float:
+        return float(getattr(self._text_config, "residual_multiplier", 1.0))  # Granite
+
+    @property
+    def logit_scale(self) -> float:
+        # Cohere multiplies, Granite divides.
+        return float(getattr(self._text_config, "logit_scale", 1.0)) / float(getattr(self._text_config, "logits_scaling", 1.0))
+
+    def _unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        return self.bridge.unembed.original_component.weight
 
     def _stream(
         self,
@@ -245,6 +279,15 @@ def _hook_pair(fn: SiteFn, *, d_in: int, has_input: bool) -> tuple[Any, Any]:
         return fn(x, y)
 
     return (keep if has_input else None), call
+
+
+def _watcher(watch: Callable[[Tensor], None]) -> Any:
+    """A TransformerLens hook that shows what passes and changes nothing."""
+
+    def call(value: Tensor, hook: Any) -> None:
+        watch(value)
+
+    return call
 
 
 def _plain_hook(fn: SiteFn, components: tuple[int, int]) -> Any:

@@ -1,7 +1,7 @@
 """The adapter over a user's HookedTransformer (transformer-lens 3.9; 4.0 removed it)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from s2e_lens.errors import FrameError, MismatchError, ModelError, NotEditableEr
 from s2e_lens.models.base import Batch, LensModel, Shapes, SiteFn, evaluation_mode
 from s2e_lens.models.fingerprint import hash_tensors
 from s2e_lens.models.generation import uniforms
+from s2e_lens.models.norms import Norm
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_value, input_major
 from s2e_lens.results import Place, Site
+
+POST_NORM_ARCHITECTURES = {"Olmo2ForCausalLM", "Olmo3ForCausalLM"}
 
 
 class HookedModel(LensModel):
@@ -141,6 +144,38 @@ class HookedModel(LensModel):
     @property
     def intercepted(self) -> bool:
         return self._active > 0
+
+    def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
+        def hook(watch: Callable[[Tensor], None]) -> Any:
+            return lambda value, hook: watch(value)
+
+        return self.hooked.hooks(fwd_hooks=[(name, hook(watch)) for name, watch in watchers.items()])
+
+    def _has_hook(self, name: str) -> bool:
+        return name in self.hooked.hook_dict
+
+    def post_norm(self, site: Site, layer: int) -> Norm | None:
+        block, name = self.hooked.blocks[layer], "ln1" if site == "attn" else "ln2"
+        if getattr(self.hooked.cfg, "use_normalization_before_and_after", False):
+            return self._norm(getattr(block, f"{name}_post"))
+        # OLMo-2 and OLMo-3 keep their post-norms under the names of the pre-norms that they lack.
+        return self._norm(getattr(block, name)) if self.hooked.cfg.original_architecture in POST_NORM_ARCHITECTURES else None
+
+    @property
+    def final_norm(self) -> Norm:
+        return self._norm(self.hooked.ln_final)
+
+    def _norm(self, module: Any) -> Norm:
+        gain, bias = module.w.detach().float(), getattr(module, "b", None)
+        return Norm(
+            gain=gain.cpu(),
+            bias=torch.zeros_like(gain).cpu() if bias is None else bias.detach().float().cpu(),
+            centred=bias is not None,  # TransformerLens' LayerNorm has a bias, its RMSNorm has none
+            eps=float(module.eps),
+        )
+
+    def _unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        return self.hooked.unembed.W_U.T
 
     def _generate(
         self,

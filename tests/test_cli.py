@@ -28,7 +28,7 @@ REPORT_FILES = {
     "plotly.min.js",
     "head_heatmap.html",
     "neuron_ranking.html",
-    "response.html",
+    "tradeoff.html",
     "summary.json",
     "controls.csv",
     "measurements.csv",

@@ -14,12 +14,12 @@ from s2e_lens.visualizers import (
     Point,
     draw_head_heatmap,
     draw_neuron_ranking,
-    draw_response,
+    draw_tradeoff,
     head_heatmap_info,
     neuron_ranking_info,
     plotly_js,
-    response_info,
     to_html_fragment,
+    tradeoff_info,
     write_html,
 )
 from s2e_lens.visualizers.style import as_matrix
@@ -43,8 +43,8 @@ BASE, EDIT = point(0.0, 0.3, 0.8), point(None, 0.8, 0.75, low=0.7, high=0.9)
 STEERING = [point(4.0, 0.9, 0.3), point(-1.0, 0.2, 0.78), point(1.0, 0.5, 0.7, low=0.4, high=0.55)]
 
 
-def response(**settings: bool):
-    return response_info(BASE, EDIT, STEERING, attribute="refusal", utility="accuracy", **settings)
+def tradeoff(**settings: bool):
+    return tradeoff_info(BASE, EDIT, STEERING, attribute="refusal", utility="accuracy", **settings)
 
 
 # heads
@@ -200,59 +200,6 @@ def test_a_ranking_of_no_neurons_is_refused():
         neuron_ranking_info(torch.zeros(0, 3), name="score")
 
 
-# response
-
-
-def test_steering_points_are_joined_in_the_order_of_strength_through_the_base():
-    info = response()
-    assert [each.strength for each in info.steering] == [-1.0, 1.0, 4.0]
-    assert [each.strength for each in info.path] == [-1.0, 0.0, 1.0, 4.0]
-
-
-def test_a_base_without_strength_is_left_out_of_the_line():
-    info = response_info(point(None, 0.3, 0.8), EDIT, STEERING, attribute="refusal", utility="accuracy")
-    assert info.path == info.steering
-
-
-def test_the_response_shows_attribute_against_utility_with_intervals():
-    figure = draw_response(response())
-    _, steering, base, edit = figure.data
-    np.testing.assert_allclose(steering.x, [0.78, 0.7, 0.3], rtol=1e-6)
-    np.testing.assert_allclose(steering.y, [0.2, 0.5, 0.9], rtol=1e-6)
-    np.testing.assert_allclose(steering.error_y.array, [0, 0.05, 0], atol=1e-6)
-    np.testing.assert_allclose(steering.error_y.arrayminus, [0, 0.1, 0], atol=1e-6)
-    assert list(steering.text) == ["−1", "+1", "+4"]
-    assert not base.error_y.visible
-    assert edit.error_y.visible
-    assert edit.marker.symbol == "star"
-
-
-def test_axis_titles_say_which_direction_is_better():
-    layout = draw_response(response(attribute_higher_is_better=False)).layout
-    assert layout.xaxis.title.text == "accuracy (higher is better →)"
-    assert layout.yaxis.title.text == "refusal (← lower is better)"
-
-
-def test_a_single_steering_point_at_the_base_can_be_drawn():
-    figure = draw_response(response_info(BASE, BASE, [BASE], attribute="refusal", utility="accuracy"))
-    low, high = figure.layout.xaxis.range
-    assert low < BASE.utility < high
-
-
-@pytest.mark.parametrize(
-    ("steering", "message"),
-    [
-        ([], "at least one strength"),
-        ([point(1.0, float("nan"), 0.5)], "NaN or infinity"),
-        ([point(1.0, 0.5, float("inf"))], "NaN or infinity"),
-        ([point(1.0, 0.5, 0.5, low=0.6, high=0.7)], "outside its interval"),
-    ],
-)
-def test_a_response_that_cannot_be_drawn_is_refused(steering, message):
-    with pytest.raises(ShapeError, match=message):
-        response_info(BASE, EDIT, steering, attribute="refusal", utility="accuracy")
-
-
 # style and pages
 
 
@@ -261,7 +208,7 @@ def figures() -> dict[str, go.Figure]:
         "heads": draw_head_heatmap(head_heatmap_info(heads(), edited=heads(), name="score")),
         "neurons": draw_neuron_ranking(neuron_ranking_info(heads(), lam=heads(), name="score")),
         "no neurons": draw_neuron_ranking(neuron_ranking_info(torch.zeros(2, 0), name="score")),
-        "response": draw_response(response()),
+        "trade-off": draw_tradeoff(tradeoff()),
     }
 
 
@@ -287,16 +234,18 @@ def test_a_fragment_loads_nothing_and_holds_no_plotly_source(name):
 
 
 def test_a_fragment_with_a_fixed_id_is_the_same_each_time():
-    one, other = (to_html_fragment(draw_response(response()), div_id="response") for _ in range(2))
+    one, other = (to_html_fragment(draw_tradeoff(tradeoff()), div_id="tradeoff") for _ in range(2))
     assert one == other
-    assert 'id="response"' in one
+    assert 'id="tradeoff"' in one
 
 
 def test_names_from_outside_cannot_add_markup_to_a_page():
     evil = "</script><script>alert(1)</script><a href='x'>"
-    figure = draw_response(response_info(Point(evil, 0.0, 0.3, None, None, 0.8), EDIT, STEERING, attribute=evil, utility="u"))
+    figure = draw_tradeoff(tradeoff_info(Point(evil, 0.0, 0.3, None, None, 0.8), EDIT, STEERING, attribute=evil, utility="u"))
     assert "alert(1)</" not in to_html_fragment(figure)
-    assert "<" not in figure.data[2].name
+    names = [each.name.replace("<br>", "") for each in figure.data if each.name]
+    assert any("alert(1)" in name for name in names)
+    assert not any("<" in name for name in names)
 
 
 def test_scores_travel_as_float32():
@@ -307,9 +256,9 @@ def test_scores_travel_as_float32():
 
 def test_a_page_is_whole_and_offline(tmp_path):
     path = tmp_path / "new" / "page.html"
-    write_html(draw_response(response()), path, title="a < b")
+    write_html(draw_tradeoff(tradeoff()), path, title="a < b")
     shared = tmp_path / "shared.html"
-    write_html(draw_response(response()), shared, title="a < b", plotly_file="plotly.min.js")
+    write_html(draw_tradeoff(tradeoff()), shared, title="a < b", plotly_file="plotly.min.js")
     assert '<script src="plotly.min.js"></script>' in shared.read_text(encoding="utf-8")
     assert shared.stat().st_size < 50_000
     page = path.read_text(encoding="utf-8")

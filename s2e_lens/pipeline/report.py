@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from s2e_lens import storage
 from s2e_lens.export.folder import new_folder
-from s2e_lens.pipeline.drawing import draw_tradeoff
+from s2e_lens.pipeline.drawing import comparison_tradeoff
 from s2e_lens.pipeline.run import Outcome
 from s2e_lens.pipeline.tables import (
     attribute_name,
@@ -31,6 +31,7 @@ from s2e_lens.results import SITES
 from s2e_lens.visualizers import (
     draw_head_heatmap,
     draw_neuron_ranking,
+    draw_tradeoff,
     head_heatmap_info,
     neuron_ranking_info,
     plotly_js,
@@ -53,7 +54,7 @@ def write_report(outcomes: Sequence[Outcome], out: str | Path) -> Path:
     """Write the report folder, whole or not at all; an earlier report at the same place is replaced.
 
     For one behaviour it holds ``report.html`` (self-contained), ``head_heatmap.html``, ``neuron_ranking.html`` and
-    ``response.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
+    ``tradeoff.html`` (with ``plotly.min.js`` beside them), ``summary.json``, ``measurements.csv`` and ``.json``,
     ``controls.csv``, ``validation.csv`` (what was tried to choose the edit), ``components.csv``, ``layers.csv``,
     ``samples.json``, ``directions.safetensors`` and ``edit.safetensors``. For several, each has a folder of its own with
     these, beside one ``report.html`` and one ``summary.json`` over all.
@@ -121,7 +122,7 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
         for term in outcome.edit[site]:
             lam[site] += term.lam
     name = f"{outcome.attribution.score} score"
-    tradeoff = draw_tradeoff(
+    tradeoff = comparison_tradeoff(
         outcome.comparison,
         attribute=attribute_name(outcome),
         utility=utility_name(outcome),
@@ -130,7 +131,7 @@ def draw_figures(outcome: Outcome) -> dict[str, Any]:
     return {
         "head_heatmap": draw_head_heatmap(head_heatmap_info(outcome.attribution.heads, edited=lam["attn"], name=name)),
         "neuron_ranking": draw_neuron_ranking(neuron_ranking_info(outcome.attribution.neurons, k=TOP, lam=lam["mlp"], name=name)),
-        "response": tradeoff,
+        "tradeoff": draw_tradeoff(tradeoff),
     }
 
 

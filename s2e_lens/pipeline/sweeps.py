@@ -19,11 +19,11 @@ from s2e_lens.evaluation.comparison import gains_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
 from s2e_lens.evaluation.tradeoff import Tolerance
 from s2e_lens.models import LensModel
-from s2e_lens.pipeline.drawing import draw_tradeoff
+from s2e_lens.pipeline.drawing import comparison_tradeoff
 from s2e_lens.pipeline.tables import ACCURACY, PERPLEXITY
 from s2e_lens.results import Directions
 from s2e_lens.storage import atomic_path, load, save, write_json, write_text
-from s2e_lens.visualizers import write_html
+from s2e_lens.visualizers import TradeOff, draw_tradeoff, write_html
 
 TABLE = "sweep"
 
@@ -199,11 +199,16 @@ def write_comparison(result: SweepResult, out: str | Path) -> None:
     write_html(draw_comparison(result), out / "tradeoff.html", title=title)
 
 
-def draw_comparison(result: SweepResult) -> go.Figure:
+def sweep_tradeoff(result: SweepResult) -> TradeOff:
     """The trade-off on the test split: base, steering curve, the edits of the validation split's Pareto set, controls."""
-    return draw_tradeoff(
+    return comparison_tradeoff(
         result.comparison,
         attribute=str(result.manifest["attribute"]),
         utility=ACCURACY if result.comparison.base.items.tasks else PERPLEXITY,
         label=lambda each: each.setting.label,
     )
+
+
+def draw_comparison(result: SweepResult) -> go.Figure:
+    """:func:`sweep_tradeoff` as a figure."""
+    return draw_tradeoff(sweep_tradeoff(result))

@@ -103,6 +103,29 @@ def as_matrix(values: Tensor, *, what: str, like: Sequence[int] | None = None) -
     return array
 
 
+def legend_below(names: Sequence[str], plot: float, *, above: float = 46.0) -> tuple[dict[str, object], int]:
+    """A legend of two columns under the plot, and the bottom margin that it needs.
+
+    Args:
+        names: its entries; ``<br>`` breaks one into lines. In a figure 320 pixels wide a line has room for about 16 characters.
+        plot: height of the plot in pixels.
+        above: room for the axis's numbers and title, in pixels.
+    """
+    lines = [name.count("<br>") + 1 for name in names]
+    height = sum(6 + 14 * max(lines[i : i + 2]) for i in range(0, len(lines), 2))
+    legend = {
+        "orientation": "h",
+        "x": 0,
+        "y": -above / plot,
+        "yanchor": "top",
+        "font": {"size": 11},
+        "entrywidth": 0.5,
+        "entrywidthmode": "fraction",
+        "indentation": -9,
+    }
+    return legend, round(above + height + 8)
+
+
 def to_html_fragment(figure: go.Figure, *, div_id: str | None = None) -> str:
     """The figure as a ``<div>`` for a page that holds ``plotly_js()`` once. It fits the width it is given.
 

@@ -35,7 +35,7 @@ CONTROLS = {
     "strength": ("strength", "value"),
     "tokens": ("tokens", "value"),
     "colour": ("colour", "value"),
-    "tab": ("tab", "value"),
+    "tab": ("tab", "data"),
     "use_attn": ("use-attn", "value"),
     "use_mlp": ("use-mlp", "value"),
 }
@@ -53,11 +53,15 @@ def page(workspace: Workspace, *, sweeps: Sequence[str]) -> html.Div:
             dcc.Store(id="pending"),
             dcc.Store(id="basis"),
             dcc.Store(id="model"),
+            dcc.Store(id="tab", data="components"),
             dcc.Store(id="off", data=[]),
             dcc.Store(id="query"),
+            dcc.Store(id="nothing"),
             dcc.Store(id="fires"),
             dcc.Store(id="writer"),
             dcc.Store(id="asked"),
+            dcc.Store(id="toggle"),
+            dcc.Store(id="loads"),
             dcc.Store(id="order", data={"by": "score", "up": False}),
             dcc.Interval(id="wait", interval=400, disabled=True),
             dcc.Interval(id="tick", interval=200, disabled=True),
@@ -248,8 +252,20 @@ def choice(name: str, options: dict[str, str], value: str, *, label: str) -> htm
 
 
 def _main(sweeps: Sequence[str]) -> html.Main:
-    tabs = dcc.Tabs(
-        id="tab", value="components", children=[dcc.Tab(label=TAB_NAMES[name], value=name) for name in TABS], className="tabs"
+    tabs = html.Div(
+        [
+            html.Button(
+                TAB_NAMES[name],
+                id=f"tab-{name}",
+                role="tab",
+                className="tab",
+                **{"data-tab": name, "aria-controls": f"pane-{name}", "aria-selected": "false"},
+            )
+            for name in TABS
+        ],
+        className="tabs",
+        role="tablist",
+        **{"aria-label": "Views"},
     )
     panes = {
         "components": _components(),
@@ -258,11 +274,15 @@ def _main(sweeps: Sequence[str]) -> html.Main:
         "tradeoff": _tradeoff(sweeps),
         "takeaway": _takeaway(),
     }
-    return html.Main([tabs, *(html.Div(panes[name], id=f"pane-{name}", className="pane") for name in TABS)])
+    shown = [
+        html.Div(panes[name], id=f"pane-{name}", className="pane", role="tabpanel", **{"aria-labelledby": f"tab-{name}"})
+        for name in TABS
+    ]
+    return html.Main([tabs, *shown])
 
 
 def _components() -> list[Any]:
-    return [
+    figures = [
         panel(
             "heads",
             "Heads",
@@ -280,6 +300,8 @@ def _components() -> list[Any]:
         ),
         panel("lam", "λ of all components", className="area-lam"),
         panel("dose", "Dose against score", className="area-dose"),
+    ]
+    details = [
         html.Section(
             [
                 html.Div(
@@ -300,7 +322,8 @@ def _components() -> list[Any]:
                     className="bar",
                 ),
                 html.Div(id="card-problem", className="problem", role="alert"),
-                html.Div(id="card"),
+                html.Div(id="facts"),
+                html.Div(id="words"),
                 html.Div(
                     [
                         html.Label("on the prompt", htmlFor="card-prompt"),
@@ -336,6 +359,7 @@ def _components() -> list[Any]:
             className="panel area-table",
         ),
     ]
+    return [html.Div(figures, className="column"), html.Div(details, className="column")]
 
 
 def _prompt() -> list[Any]:
@@ -408,7 +432,7 @@ def _tradeoff(sweeps: Sequence[str]) -> list[Any]:
     return [
         html.Section(
             [
-                html.Div([html.Label("Sweep", htmlFor="sweep"), _menu("sweep", options, "0")], className="bar"),
+                html.Div([html.Label("Sweep", htmlFor="sweep", id="sweep-label"), _menu("sweep", options, "0")], className="bar"),
                 html.P("Click a point, or a row, to load its setting.", className="hint"),
                 html.Div(id="sweep-problem", className="problem", role="alert"),
             ],

@@ -1,5 +1,6 @@
 """Parts of the page that hold text and numbers. Tokens are children of elements, so markup in them is shown and never read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def colour(value: float, limit: float) -> str:
-    """The background of a token: blue where positive, red where negative, white at 0."""
+    """The background of a token: blue where positive, red where negative, white at 0.
+
+    It grows with the square root, or one large number would leave all others white.
+    """
     red, green, blue = BLUE if value >= 0 else RED
-    strength = 0.75 * min(1.0, abs(value) / limit) if limit else 0.0
+    strength = 0.85 * math.sqrt(min(1.0, abs(value) / limit)) if limit else 0.0
     return f"rgba({red},{green},{blue},{strength:.3f})"
 
 
@@ -35,7 +39,7 @@ def coloured(tokens: Sequence[str], values: Sequence[float] | None, *, limit: fl
         value = None if values is None or i >= len(values) else values[i]
         style = {} if value is None else {"backgroundColor": colour(value, limit)}
         title = f"{visible(token)}" + ("" if value is None else f"   {name} {value:+.3g}")
-        dark = value is not None and limit and abs(value) > 0.7 * limit
+        dark = value is not None and limit and abs(value) > 0.5 * limit
         spans.append(html.Span(token or " ", style=style, title=title, className="token dark" if dark else "token"))
     return spans
 

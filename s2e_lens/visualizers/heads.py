@@ -1,6 +1,7 @@
 """Scores of all heads as a heatmap: layers from the top down, heads across, edited heads marked."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from s2e_lens.errors import ShapeError
 from s2e_lens.results import component_label
-from s2e_lens.visualizers.style import DIVERGING, EDITED, HOUSE, as_matrix, plain
+from s2e_lens.visualizers.style import DIVERGING, EDITED, HOUSE, TOP, as_matrix, bar_above, plain, tick_step, x_title, y_title
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,13 @@ class HeadHeatmap:
     limit: float
     """The colours run from -limit to +limit: white is 0."""
     name: str
+    colour: Literal["score", "lam"] = "score"
+    """What the colours are; the other one is in the hover."""
+
+    @property
+    def values(self) -> Float[np.ndarray, "layer head"]:
+        """What the colours show."""
+        return self.scores if self.colour == "score" or self.lam is None else self.lam
 
     @property
     def marks(self) -> list[tuple[int, int]]:
@@ -41,6 +49,7 @@ def head_heatmap_info(
     *,
     edited: Float[Tensor, "layer head"] | Bool[Tensor, "layer head"] | None = None,
     name: str,
+    colour: Literal["score", "lam"] = "score",
 ) -> HeadHeatmap:
     """What a heatmap of these scores shows.
 
@@ -48,20 +57,26 @@ def head_heatmap_info(
         scores: one per head.
         edited: λ of each head (0 means that it is left alone), or True for each edited head.
         name: what the scores are.
+        colour: ``lam`` colours each head by its λ, and tells the score in the hover.
 
     Raises:
-        ShapeError: if there are no heads, the shapes differ, or a value is not finite.
+        ShapeError: if there are no heads, the shapes differ, a value is not finite, or λ is to be shown and was not given.
     """
     values = as_matrix(scores, what="the scores of heads")
     if values.shape[1] == 0:
         raise ShapeError(f"the scores of heads came with shape {list(scores.shape)}; at least one head is needed.")
     lam = None if edited is None else as_matrix(edited, what="the edits of heads", like=values.shape)
+    known = lam if edited is not None and edited.is_floating_point() else None
+    if colour == "lam" and known is None:
+        raise ShapeError("λ is to be shown, and no λ of the heads came: give edited=, a float tensor [layer, head].")
+    shown = values if colour == "score" or known is None else known
     return HeadHeatmap(
         scores=values,
         edited=np.zeros(values.shape, dtype=bool) if lam is None else lam != 0,
-        lam=lam if edited is not None and edited.is_floating_point() else None,
-        limit=float(np.abs(values).max()) or 1.0,
+        lam=known,
+        limit=float(np.abs(shown).max()) or 1.0,
         name=name,
+        colour=colour,
     )
 
 
@@ -71,34 +86,21 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
     cell = max(7.0, min(48.0, 360 / max(layers, heads)))
     # Cells are square, but those of many layers of few heads are wider, or they would be too thin to point at.
     aspect = min(4.0, max(1.0, layers / (2 * heads)))
-    title = plain(info.name, width=38)
-    shown = "%{text}, score %{z:+.3~g}" + ("" if info.lam is None else ", λ %{customdata:+.3~g}")
+    title = plain(info.name if info.colour == "score" else "λ", width=38)
+    names = ("score", "λ") if info.colour == "score" else ("λ", plain(info.name))
+    shown = f"%{{text}}, {names[0]} %{{z:+.3~g}}" + ("" if info.lam is None else f", {names[1]} %{{customdata:+.3~g}}")
     figure = go.Figure(
         go.Heatmap(
-            z=info.scores,
+            z=info.values,
             text=info.labels,
-            customdata=info.lam,
+            customdata=info.lam if info.colour == "score" else info.scores,
             hovertemplate=shown + "<extra></extra>",
             colorscale=DIVERGING,
             zmin=-info.limit,
             zmax=info.limit,
             xgap=1,
             ygap=1,
-            colorbar={
-                "title": {"text": title, "side": "top", "font": {"size": 13}},
-                "orientation": "h",
-                "thickness": 12,
-                "lenmode": "pixels",
-                "len": 220,
-                "x": 0,
-                "xanchor": "left",
-                "xpad": 0,
-                "y": 1,
-                "yanchor": "bottom",
-                "ypad": 6,
-                "tickvals": np.array([-info.limit, 0, info.limit], dtype=np.float32),
-                "tickformat": ".2~g",
-            },
+            colorbar=bar_above(title, (-info.limit, 0, info.limit)),
         )
     )
     if info.marks:
@@ -106,32 +108,29 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
             x=np.array([head for _, head in info.marks], dtype=np.float32),
             y=np.array([layer for layer, _ in info.marks], dtype=np.float32),
             mode="markers",
-            marker={**EDITED, "size": 9 if cell > 20 else 6 if cell > 12 else 5},
+            marker={**EDITED, "size": (9 if cell > 20 else 6 if cell > 12 else 5) - 3 * (info.colour == "lam")},
             hoverinfo="skip",
             name=f"edited: {len(info.marks)} of {layers * heads:,}",
             showlegend=True,
         )
     # Fixed margins: left to itself, plotly would add the height of the colour bar twice.
-    top = 88 + 17 * title.count("<br>")
+    top = TOP + 26 + 17 * title.count("<br>")
     ticks = {"tickmode": "linear", "tick0": 0, "showgrid": False, "constrain": "domain"}
-    # As an annotation: the place of an axis title goes wrong under square cells, into the numbers or even the cells.
-    below = {"xref": "x domain", "x": 0.5, "yref": "y domain", "y": 0, "yanchor": "top", "yshift": -22}
-    figure.add_annotation(text="head", showarrow=False, font={"size": 13}, **below)
     figure.update_layout(
+        annotations=[x_title("head"), y_title("layer", away=38)],
         template=HOUSE,
         height=round(max(cell * layers, 60) + top + 48),
-        margin={"t": top, "b": 48, "l": 52, "r": 20, "autoexpand": False},
+        margin={"t": top, "b": 48, "l": 54, "r": 20, "autoexpand": False},
         legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         xaxis={
             "range": [-0.5, heads - 0.5],
-            "dtick": _step(heads),
+            "dtick": tick_step(heads),
             "constraintoward": "left",
             **ticks,
         },
         yaxis={
-            "title": {"text": "layer"},
             "range": [layers - 0.5, -0.5],
-            "dtick": _step(layers),
+            "dtick": tick_step(layers),
             "scaleanchor": "x",
             "scaleratio": 1 / aspect,
             "constraintoward": "top",
@@ -139,8 +138,3 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
         },
     )
     return figure
-
-
-def _step(count: int) -> int:
-    """The distance of the axis's numbers: at most about 12 of them."""
-    return next(step for step in (1, 2, 5, 10, 20, 50, count) if count <= 12 * step)

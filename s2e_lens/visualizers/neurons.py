@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +18,8 @@ class NeuronRanking:
     """The first neurons of a ranking by magnitude, largest first."""
 
     labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    neurons: tuple[int, ...]
     scores: Float[np.ndarray, " rank"]
     lam: Float[np.ndarray, " rank"] | None
     """λ of these neurons; None where no edit was given."""
@@ -53,9 +56,11 @@ def neuron_ranking_info(
     values = as_matrix(scores, what="the scores of neurons")
     edits = None if lam is None else as_matrix(lam, what="λ of neurons", like=values.shape).ravel()
     order = np.argsort(-np.abs(values).ravel(), kind="stable")[:k]
-    width = values.shape[1]
+    places = [divmod(int(i), values.shape[1]) for i in order]
     return NeuronRanking(
-        labels=tuple(component_label("mlp", int(i) // width, int(i) % width) for i in order),
+        labels=tuple(component_label("mlp", layer, neuron) for layer, neuron in places),
+        layers=tuple(layer for layer, _ in places),
+        neurons=tuple(neuron for _, neuron in places),
         scores=values.ravel()[order],
         lam=None if edits is None else edits[order],
         total=values.size,
@@ -63,10 +68,24 @@ def neuron_ranking_info(
     )
 
 
+def neuron_table(info: NeuronRanking) -> pd.DataFrame:
+    """The ranking as a table: rank (from 1), label, layer, neuron, score; with an edit also lam (λ) and edited."""
+    table = pd.DataFrame(
+        {
+            "rank": np.arange(1, len(info.labels) + 1),
+            "label": list(info.labels),
+            "layer": np.array(info.layers, dtype=np.int64),
+            "neuron": np.array(info.neurons, dtype=np.int64),
+            "score": info.scores.astype(np.float64),
+        }
+    )
+    return table if info.lam is None else table.assign(lam=info.lam.astype(np.float64), edited=info.lam != 0)
+
+
 def draw_neuron_ranking(info: NeuronRanking) -> go.Figure:
     """The bars; without neurons an empty figure that says why."""
     if not info.labels:
-        return _draw_empty()
+        return draw_no_neurons()
     count = len(info.labels)
     places = np.arange(count, dtype=np.float32)
     shown = "%{text}, score %{x:+.3~g}" + ("" if info.lam is None else ", λ %{customdata:+.3~g}")
@@ -113,11 +132,11 @@ def draw_neuron_ranking(info: NeuronRanking) -> go.Figure:
     return figure
 
 
-def _draw_empty() -> go.Figure:
-    """A figure that says why there is nothing to rank."""
+def draw_no_neurons() -> go.Figure:
+    """A figure that says why there is nothing to show."""
     figure = go.Figure()
     figure.add_annotation(
-        text="No neurons to rank:<br>this model's MLPs are mixtures of experts,<br>whose neurons are not edited one by one.",
+        text="No neurons to show:<br>this model's MLPs are mixtures of experts,<br>whose neurons are not edited one by one.",
         showarrow=False,
         font={"size": 13},
         x=0.5,

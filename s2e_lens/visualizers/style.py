@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 from jaxtyping import Float
-from plotly.colors import diverging
+from plotly.colors import diverging, sequential
 from plotly.offline import get_plotlyjs
 from torch import Tensor
 
@@ -22,11 +22,17 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 DIVERGING: tuple[str, ...] = tuple(diverging.RdBu)
 """Red (negative) over white to blue (positive). Written out: plotly.js itself means the reverse by "RdBu"."""
 
+SEQUENTIAL: tuple[str, ...] = tuple(sequential.Viridis[:9])
+"""Dark blue to light green, without the yellow that is lost on white: for layers and counts."""
+
 POSITIVE, NEGATIVE = DIVERGING[-2], DIVERGING[1]
 """The blue and the red of a bar."""
 
 EDITED = {"color": "black", "symbol": "circle", "line": {"color": "white", "width": 1}}
 """The marker of an edited component: it can be seen on white, on dark blue and on dark red."""
+
+TOP = 62
+"""Room for a colour bar with a title of one line above a plot, in pixels."""
 
 _AXIS = {
     "automargin": True,
@@ -103,27 +109,69 @@ def as_matrix(values: Tensor, *, what: str, like: Sequence[int] | None = None) -
     return array
 
 
-def legend_below(names: Sequence[str], plot: float, *, above: float = 46.0) -> tuple[dict[str, object], int]:
-    """A legend of two columns under the plot, and the bottom margin that it needs.
+def x_title(text: str, *, axis: str = "", away: int = 24) -> dict[str, object]:
+    """The title of an x axis as an annotation, so many pixels below it.
+
+    With fixed margins plotly 7 writes some axis titles of its own over the numbers, or into the plot.
+    """
+    place = {"xref": f"x{axis} domain", "x": 0.5, "yref": f"y{axis} domain", "y": 0, "yanchor": "top", "yshift": -away}
+    return {"text": text, "showarrow": False, "font": {"size": 13}, **place}
+
+
+def y_title(text: str, *, axis: str = "", away: int = 46) -> dict[str, object]:
+    """The title of a y axis as an annotation whose middle is so many pixels to the left of it; see :func:`x_title`."""
+    place = {"xref": f"x{axis} domain", "x": 0, "xanchor": "center", "xshift": -away, "yref": f"y{axis} domain", "y": 0.5}
+    return {"text": text, "showarrow": False, "font": {"size": 13}, "textangle": -90, "yanchor": "middle", **place}
+
+
+def tick_step(count: int, *, most: int = 12) -> int:
+    """The distance of the numbers of an axis of so many layers or heads: at most about ``most`` of them."""
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100, count) if count <= most * step)
+
+
+def bar_above(title: str, ticks: Sequence[float], *, width: int = 220, texts: Sequence[str] | None = None) -> dict[str, object]:
+    """A colour bar that lies above the plot, at its left; it needs ``TOP`` pixels, and 17 for each further line of its title."""
+    named = {"ticktext": list(texts)} if texts is not None else {"tickformat": ".2~g"}
+    return {
+        "title": {"text": title, "side": "top", "font": {"size": 13}},
+        "orientation": "h",
+        "thickness": 12,
+        "lenmode": "pixels",
+        "len": width,
+        "x": 0,
+        "xanchor": "left",
+        "xpad": 0,
+        "y": 1,
+        "yanchor": "bottom",
+        "ypad": 6,
+        "tickvals": np.array(ticks, dtype=np.float32),
+        **named,
+    }
+
+
+def legend_below(names: Sequence[str], plot: float, *, above: float = 46.0, columns: int = 2) -> tuple[dict[str, object], int]:
+    """A legend in columns under the plot, and the bottom margin that it needs.
 
     Args:
-        names: its entries; ``<br>`` breaks one into lines. In a figure 320 pixels wide a line has room for about 16 characters.
+        names: its entries; ``<br>`` breaks one into lines. In two columns of a figure 320 pixels wide a line has room for about
+            16 characters, in one for 34.
         plot: height of the plot in pixels.
         above: room for the axis's numbers and title, in pixels.
+        columns: how many; a single one has room for long names.
     """
     lines = [name.count("<br>") + 1 for name in names]
-    height = sum(6 + 14 * max(lines[i : i + 2]) for i in range(0, len(lines), 2))
+    height = sum(6 + 14 * max(lines[i : i + columns]) for i in range(0, len(lines), columns))
     legend = {
         "orientation": "h",
         "x": 0,
         "y": -above / plot,
         "yanchor": "top",
         "font": {"size": 11},
-        "entrywidth": 0.5,
+        "entrywidth": 1 / columns,
         "entrywidthmode": "fraction",
         "indentation": -9,
     }
-    return legend, round(above + height + 8)
+    return legend, round(above + height + (8 if names else 0))
 
 
 def to_html_fragment(figure: go.Figure, *, div_id: str | None = None) -> str:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from s2e_lens.visualizers.labels import NARROW, place_labels, to_pixels
-from s2e_lens.visualizers.style import HOUSE, PALETTE, legend_below, plain
+from s2e_lens.visualizers.style import HOUSE, PALETTE, legend_below, plain, x_title, y_title
 from s2e_lens.visualizers.tradeoff import Point, TradeOff
 
 CONTROL_SYMBOLS = {
@@ -25,7 +25,7 @@ OTHER_SYMBOLS = ("triangle-down", "bowtie", "star-triangle-up", "asterisk")
 STEERING, EDITS, PARETO = "steering (95 %)", "other edits", "Pareto set"
 WRAP = 16
 GREY = "#6b6b6b"
-_LEFT, _RIGHT, _PLOT = 60, 18, 300.0
+_LEFT, _RIGHT, _PLOT = 66, 16, 300.0
 
 
 def control_symbols(names: Sequence[str]) -> dict[str, str]:
@@ -42,41 +42,38 @@ def draw_tradeoff(info: TradeOff) -> go.Figure:
     A click gives the key of the point's setting as ``customdata[1]``.
     """
     across, up = _ranges(info)
-    figure = go.Figure()
-    if info.band:
-        figure.add_trace(_band(info))
-    figure.add_trace(_stair(info))
-    figure.add_trace(_line(info.path))
+    traces = [_band(info)] if info.band else []
+    traces += [_stair(info), _line(info.path)]
     for name, symbol in control_symbols([point.name for point in info.controls]).items():
         same = [point for point in info.controls if point.name == name]
-        figure.add_trace(_marks(name, same, {"color": GREY, "size": 8, "symbol": symbol}, bars="#c4c4c4"))
+        traces.append(_marks(name, same, {"color": GREY, "size": 8, "symbol": symbol}, bars="#c4c4c4"))
     if info.edits:
         marker = {"color": PALETTE[1], "size": 7, "symbol": "diamond"}
-        figure.add_trace(_marks(EDITS, info.edits, marker, bars="rgba(213,94,0,0.35)"))
-    figure.add_trace(_steering(info, across, up))
-    figure.add_trace(_marks(info.base.name, (info.base,), {"color": PALETTE[-1], "size": 10, "symbol": "square"}))
-    figure.add_trace(_marks(info.edit.name, (info.edit,), {"color": PALETTE[1], "size": 16, "symbol": "star"}))
-    named = [each for each in figure.select_traces() if each.showlegend is not False]
-    named.sort(key=lambda each: _rank(info, str(each.name)))
-    for rank, trace in enumerate(named):
-        trace.legendrank = rank
+        traces.append(_marks(EDITS, info.edits, marker, bars="rgba(213,94,0,0.35)"))
+    traces.append(_steering(info, across, up))
+    traces.append(_marks(info.base.name, (info.base,), {"color": PALETTE[-1], "size": 10, "symbol": "square"}))
+    traces.append(_marks(info.edit.name, (info.edit,), {"color": PALETTE[1], "size": 16, "symbol": "star"}))
+    named = sorted((str(each.name) for each in traces if each.showlegend is not False), key=lambda name: _rank(info, name))
+    for trace in traces:
+        trace.update(legendrank=_rank(info, str(trace.name)))
+    figure = go.Figure(traces)
+    rising = _title(info.attribute, info.attribute_higher_is_better)
     title = _title(info.utility, info.utility_higher_is_better)
-    legend, bottom = legend_below([str(each.name) for each in named], _PLOT, above=48.0 + 17 * title.count("<br>"))
+    legend, bottom = legend_below(named, _PLOT, above=48.0 + 17 * title.count("<br>"))
     hidden = len(info.points) - len(info.shown)
     top = 30 if hidden else 12
     figure.update_layout(
         template=HOUSE,
+        annotations=[x_title(title), y_title(rising, away=46 + 8 * rising.count("<br>"))],
         height=round(_PLOT) + top + bottom,
         legend=legend,
         margin={"l": _LEFT, "r": _RIGHT, "t": top, "b": bottom, "autoexpand": False},
         xaxis={
-            "title": {"text": title},
             "type": "log" if info.log_utility else "linear",
             "range": across,
             "nticks": 6,
         },
         yaxis={
-            "title": {"text": _title(info.attribute, info.attribute_higher_is_better)},
             "nticks": 8,
             "range": up,
         },
@@ -187,7 +184,7 @@ def _sides(info: TradeOff, across: Sequence[float], up: Sequence[float]) -> list
         marks=pixels(info.points),
         line=np.concatenate(steps) if steps else None,
         order=sorted(range(count), key=lambda i: (i not in (0, count - 1), i % 2 == count % 2, -i)),
-        radius=5.0,
+        radius=6.5,
     )
 
 

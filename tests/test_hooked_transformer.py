@@ -11,11 +11,22 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from s2e_lens import collect_means, edit_as_hooks, edited, find_directions, load_model, plan_edit, prepare_edit, read_examples
+from s2e_lens import (
+    collect_means,
+    edit_as_hooks,
+    edited,
+    find_directions,
+    load_model,
+    plan_edit,
+    prepare_edit,
+    read_examples,
+    steered,
+)
 from s2e_lens import tokenize_examples as tokenize
 from s2e_lens.errors import FrameError, MismatchError, ModelError, StorageError
 from s2e_lens.export import export_checkpoint, export_lora
 from s2e_lens.models import LensModel
+from s2e_lens.readout import ablation_effect, activations, direct_logits, firings, measure_scales, next_tokens, projections
 from s2e_lens.results import SITES
 from tests.helpers import probe_logits, tiny_directions, tiny_edit
 from tests.tiny import PARITY, needs_parity, tiny_hf, tiny_model, tiny_tokenizer
@@ -116,6 +127,68 @@ def test_it_is_the_same_model_as_the_bridge(family: str) -> None:
     for site in SITES:
         mine, theirs = tiny_directions(hooked)[site], tiny_directions(bridge)[site]
         assert_close(mine.vectors, theirs.vectors, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "gpt2"])
+def test_it_shows_the_same_of_itself_as_the_bridge(family: str) -> None:
+    """Attention, residuals, norms and the map from a write to the logits."""
+    hooked, bridge, ids = loaded(family), tiny_model(family), [1, 9, 40, 77, 100]
+    assert_close(hooked.attention(ids), bridge.attention(ids), atol=1e-4, rtol=0)
+    assert_close(hooked.residuals(ids), bridge.residuals(ids), atol=1e-3, rtol=1e-4)
+    assert (bridge.post_norm("attn", 0) is None) == (family != "gemma2")
+    for place in hooked.shapes.places:
+        mine, theirs = hooked.post_norm(*place), bridge.post_norm(*place)
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            assert_close(mine.gain, theirs.gain, atol=1e-4, rtol=1e-4)
+    for mine, theirs in ((hooked.final_norm, bridge.final_norm),):
+        assert_close(mine.gain, theirs.gain, atol=1e-4, rtol=1e-4)
+        assert_close(mine.bias, theirs.bias, atol=1e-4, rtol=1e-4)
+        assert mine.centred == theirs.centred
+        assert mine.eps == pytest.approx(theirs.eps, rel=0.05)
+    writes = torch.randn(3, 48)
+    for place in hooked.shapes.places:
+        scales = [measure_scales(each, [ids]) for each in (hooked, bridge)]
+        mine, theirs = (direct_logits(each, writes, *place, scales=s) for each, s in zip((hooked, bridge), scales, strict=True))
+        assert_close(mine, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_the_post_norms_of_olmo2_are_found_under_their_names() -> None:
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=48, n_heads=4, d_head=12, d_mlp=80, n_ctx=32, d_vocab=128, act_fn="silu", gated_mlp=True, seed=0,
+        normalization_type="RMS", final_rms=True, positional_embedding_type="rotary", rotary_dim=12,
+        original_architecture="Olmo2ForCausalLM", device="cpu",
+    )  # fmt: skip
+    hooked, seen = HookedTransformer(config, tokenizer=tokenizer_for_hooked(), move_to_device=False), {}
+    with torch.no_grad():
+        for parameter in hooked.parameters():
+            parameter.normal_(std=0.3)
+    model = load_model(hooked, tokenizer=tiny_tokenizer())
+    with model.intercept({place: (lambda x, y, place=place: seen.__setitem__(place, y[0])) for place in model.shapes.places}):
+        residuals = model.residuals([1, 9, 40, 77])
+    total = residuals[0]
+    for site in SITES:
+        y, norm = seen[site, 1], model.post_norm(site, 1)
+        total = total + norm.linear(y) / norm.scale(y)[:, None] + norm.bias
+    assert_close(total, residuals[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_it_reads_texts_as_the_bridge_does(family: str) -> None:
+    hooked, bridge, ids = loaded(family), tiny_model(family), [1, 9, 40, 77, 100]
+    edit, directions = tiny_edit(bridge), tiny_directions(bridge)
+    for read in (
+        lambda model: projections(model, ids, directions, force=True)["mlp"],
+        lambda model: firings(model, ids, edit, force=True)["attn"],
+        lambda model: activations(model, ids, ["L0H1", "L1N3"]),
+        lambda model: next_tokens(model, ids).probabilities,
+        lambda model: ablation_effect(model, ids, ["L0H1", "L1N3"], directions=directions, force=True).kl,
+    ):
+        assert_close(read(hooked), read(bridge), atol=1e-3, rtol=1e-3)
+    before = next_tokens(hooked, ids).probabilities
+    with steered(hooked, directions, 1.0, force=True):
+        assert (next_tokens(hooked, ids).probabilities - before).abs().max() > 1e-3
+    assert torch.equal(next_tokens(hooked, ids).probabilities, before)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

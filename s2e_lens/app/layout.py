@@ -5,6 +5,7 @@ from typing import Any
 
 from dash import dcc, html
 
+from s2e_lens.app.pictures import empty
 from s2e_lens.app.state import FILE, MOST_TOKENS, SLIDERS, TABS
 from s2e_lens.app.workspace import MODELS, Workspace
 from s2e_lens.attribution import SCORES
@@ -235,7 +236,7 @@ def panel(name: str, title: str, *controls: Any, hint: str | None = None, classN
         [
             html.Div([html.H2(title), *controls, html.Span(saves, className="saves")], className="bar"),
             *([html.P(hint, className="hint")] if hint else []),
-            dcc.Graph(id=figure(name), config=GRAPH, className="graph"),
+            dcc.Graph(id=figure(name), figure=empty(), config=GRAPH, className="graph"),
             dcc.Download(id={"type": "download", "figure": name}),
         ],
         className=f"panel {className}",
@@ -298,7 +299,12 @@ def _components() -> list[Any]:
             ),
             className="area-neurons",
         ),
-        panel("lam", "λ of all components", className="area-lam"),
+        panel(
+            "lam",
+            "λ of all",
+            choice("lam-of", {"attn": "heads", "mlp": "neurons"}, "mlp", label="Whose λ is shown"),
+            className="area-lam",
+        ),
         panel("dose", "Dose against score", className="area-dose"),
     ]
     details = [
@@ -418,7 +424,16 @@ def _prompt() -> list[Any]:
 def _vector() -> list[Any]:
     return [
         panel("norms", "Length of v"),
-        panel("cosines", "Cosine between layers"),
+        panel(
+            "cosines",
+            "Cosine between",
+            choice(
+                "between",
+                {"layers": "layers", "sites": "sites", "behaviors": "behaviours"},
+                "layers",
+                label="Between what cosines are shown",
+            ),
+        ),
         panel("lens", "Tokens that v̂ promotes and suppresses", className="wide"),
     ]
 
@@ -438,7 +453,7 @@ def _tradeoff(sweeps: Sequence[str]) -> list[Any]:
             ],
             className="panel wide",
         ),
-        panel("tradeoff", "Trade-off on the test questions", className="area-left"),
+        dcc.Loading(panel("tradeoff", "Trade-off on the test questions"), delay_show=300, type="dot"),
         html.Section(
             [html.Div(html.H2("Settings on the test questions"), className="bar"), html.Div(id="sweep-table", className="scroll")],
             className="panel",

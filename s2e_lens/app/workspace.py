@@ -204,6 +204,12 @@ class Workspace:
             raise StateError(f"The vectors of {state.behavior} are not in memory any more. Reload the page to extract them again.")
         return found
 
+    def others(self, ready: Ready) -> dict[str, Directions]:
+        """Vectors of other behaviours that were extracted on the same model in the same way."""
+        name, behavior, method, _ = ready.key
+        with self._guard:
+            return {other: found for (on, other, by), found in self._vectors.items() if (on, by) == (name, method) and other != behavior}
+
     def _started(self, state: State) -> Ready | Busy | Failed:
         """Begin the work, or look how far it is."""
         with self._guard:

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from s2e_lens.effects import Intervention, Rows, intervene
 from s2e_lens.errors import ModelError
 from s2e_lens.evaluation.answers import fault
-from s2e_lens.models import LensModel, Reduce, SiteFn, seeded
+from s2e_lens.models import Batch, LensModel, Norm, Reduce, SiteFn, seeded
 from s2e_lens.models.generation import current_seed, draws_of
 from s2e_lens.results import Place, Site
 
@@ -128,6 +128,40 @@ class Watched(LensModel):
     def run(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         """See :class:`LensModel`."""
         self._model.run(input_ids, attention_mask)
+
+    @contextmanager
+    def running(self, batch: Batch) -> Iterator[None]:
+        """See :class:`LensModel`."""
+        with self._model.running(batch):
+            yield
+
+    def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
+        return self._model._watched(watchers)
+
+    def _has_hook(self, name: str) -> bool:
+        return self._model._has_hook(name)
+
+    def post_norm(self, site: Site, layer: int) -> Norm | None:
+        """See :class:`LensModel`."""
+        return self._model.post_norm(site, layer)
+
+    @property
+    def final_norm(self) -> Norm:
+        """See :class:`LensModel`."""
+        return self._model.final_norm
+
+    @property
+    def residual_scale(self) -> float:
+        """See :class:`LensModel`."""
+        return self._model.residual_scale
+
+    @property
+    def logit_scale(self) -> float:
+        """See :class:`LensModel`."""
+        return self._model.logit_scale
+
+    def _unembedding(self) -> Tensor:
+        return self._model._unembedding()
 
     def _generate(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         return self._model._generate(prompts, **options)
@@ -311,6 +345,21 @@ class _Asking(Watched):
 
     def _stream(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[list[list[int]]]:
         return self._refuse("tokens as they come")
+
+    def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
+        return self._refuse("hooks")
+
+    def _unembedding(self) -> Tensor:
+        return self._refuse("weights")
+
+    def post_norm(self, site: Site, layer: int) -> Norm | None:
+        """Refused."""
+        return self._refuse("weights")
+
+    @property
+    def final_norm(self) -> Norm:
+        """Refused."""
+        return self._refuse("weights")
 
     def run(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         """Refused: nothing can be intercepted."""

@@ -15,7 +15,7 @@ from s2e_lens.models.generation import stream_rows
 from s2e_lens.models.norms import Norm, norm_of
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
-from s2e_lens.results import Place, Site
+from s2e_lens.results import SITES, Place, Site
 
 INPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_z", "mlp": "blocks.{}.mlp.hook_post"}
 OUTPUT_HOOKS: dict[Site, str] = {"attn": "blocks.{}.attn.hook_out", "mlp": "blocks.{}.mlp.hook_out"}
@@ -196,7 +196,10 @@ class BridgeModel(LensModel):
         return name in self.bridge.hook_dict
 
     def post_norm(self, site: Site, layer: int) -> Norm | None:
-        norm = getattr(self.bridge.blocks[layer], "ln1_post" if site == "attn" else "ln2_post", None)
+        # It is named ln1_post or ln1, by version and family; what leaves it is what is added to the residual.
+        added = self.bridge.hook_dict[f"blocks.{layer}.hook_{site}_out"]
+        norms = [part for name, part in self.bridge.blocks[layer].named_children() if name not in SITES]
+        norm = next((part for part in norms if getattr(part, "hook_out", None) is added), None)
         return None if norm is None else norm_of(norm.original_component, self.shapes.d_model)
 
     @property

@@ -113,7 +113,7 @@ def firings(
     """
     check_editable(model, edit, force=force)
     factors: dict[Site, Tensor] = {site: _readings(edit, site, term) for site in sites if edit[site]}
-    found = {site: torch.zeros(*factor.shape[:2], len(ids)) for site, factor in factors.items()}
+    found: dict[Site, Tensor] = {each: torch.zeros(*factors[each].shape[:2], len(ids)) for each in SITES if each in factors}
 
     def keep(site: Site, layer: int) -> SiteFn:
         def read(x: Tensor, y: Tensor) -> None:

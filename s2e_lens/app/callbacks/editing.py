@@ -15,12 +15,12 @@ from s2e_lens.errors import S2EError
 BASIS = Input("basis", "data")
 
 
-def redraw(context: Context, values: Any, basis: Any, *, heads_of: str) -> tuple[Any, Any, Any, Any, str]:
+def redraw(context: Context, values: Any, basis: Any, *, heads_of: str, lam_of: Any = "mlp") -> tuple[Any, Any, Any, Any, str]:
     """The heads, λ of all components, the numbers, what is switched off, and what is wrong."""
     try:
         ready, state, edit = plan_of(context, values, basis)
         numbers = views.summary_table(summary(ready.basis, edit))
-        return pictures.heads(ready, edit, of=heads_of), pictures.distribution(edit), numbers, views.chips(state.off), ""
+        return pictures.heads(ready, edit, of=heads_of), pictures.distribution(edit, site=lam_of), numbers, views.chips(state.off), ""
     except S2EError as error:
         return no_update, no_update, no_update, views.chips(values.get("off") or ()), str(error)
 
@@ -61,11 +61,11 @@ def register(app: Dash, context: Context) -> None:
         Output("summary", "children"),
         Output("chips", "children"),
         Output("edit-problem", "children"),
-        inputs={"basis": BASIS, "values": controls(EDIT), "heads_of": Input("heads-of", "value")},
+        inputs={"basis": BASIS, "values": controls(EDIT), "heads_of": Input("heads-of", "value"), "lam_of": Input("lam-of", "value")},
         prevent_initial_call=True,
     )
-    def draw(basis: Any, values: Any, heads_of: str) -> Any:
-        return redraw(context, values, basis, heads_of=heads_of) if basis else (no_update,) * 5
+    def draw(basis: Any, values: Any, heads_of: str, lam_of: str) -> Any:
+        return redraw(context, values, basis, heads_of=heads_of, lam_of=lam_of) if basis else (no_update,) * 5
 
     @app.callback(
         Output(figure("neurons"), "figure"),

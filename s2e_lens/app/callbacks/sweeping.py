@@ -49,17 +49,20 @@ def register(app: Dash, context: Context) -> None:
         Output(figure("norms"), "figure"),
         Output(figure("cosines"), "figure"),
         Output(figure("lens"), "figure"),
-        inputs={"basis": BASIS, "tab": Input("tab", "data"), "values": controls()},
+        inputs={"basis": BASIS, "tab": Input("tab", "data"), "between": Input("between", "value"), "values": controls()},
         prevent_initial_call=True,
     )
-    def show_vector(basis: Any, tab: str, values: Any) -> Any:
+    def show_vector(basis: Any, tab: str, between: str, values: Any) -> Any:
         if not basis or tab != "vector":
             return (no_update,) * 3
         try:
             ready = context.workspace.need(page_state(values, basis))
         except S2EError:
             return (no_update,) * 3
-        norms, cosines = pictures.geometry(ready)
+        known = context.workspace.others(ready)
+        norms, cosines = pictures.norms(ready, known), pictures.cosines(ready, known, between=between)
+        if ctx.triggered_id == "between":
+            return no_update, cosines, no_update
         with context.workspace.lock():
             try:
                 return norms, cosines, pictures.lens(ready)

@@ -61,6 +61,7 @@ def page(workspace: Workspace, *, sweeps: Sequence[str]) -> html.Div:
             dcc.Store(id="fires"),
             dcc.Store(id="writer"),
             dcc.Store(id="asked"),
+            dcc.Store(id="settled"),
             dcc.Store(id="toggle"),
             dcc.Store(id="loads"),
             dcc.Store(id="order", data={"by": "score", "up": False}),
@@ -101,9 +102,9 @@ def _sidebar(workspace: Workspace) -> html.Aside:
     methods = [{"label": name.replace("-", " "), "value": name} for name in METHODS]
     return html.Aside(
         [
-            html.Section(
+            html.Details(
                 [
-                    html.H2("What to look at"),
+                    html.Summary(html.H2("What to look at")),
                     html.Div(
                         [
                             html.Label("Model", htmlFor="model-name"),
@@ -123,11 +124,13 @@ def _sidebar(workspace: Workspace) -> html.Aside:
                     labelled("Behaviour", _menu("behavior", behaviors)),
                     labelled("Method of the vector", _menu("method", methods)),
                     labelled("Score", _menu("score", list(SCORES))),
-                ]
+                ],
+                open=True,
+                className="part",
             ),
-            html.Section(
+            html.Details(
                 [
-                    html.H2("The edit"),
+                    html.Summary(html.H2("The edit")),
                     html.Div(
                         dcc.RadioItems(
                             id="edit",
@@ -185,7 +188,9 @@ def _sidebar(workspace: Workspace) -> html.Aside:
                     html.Div(id="summary", **{"aria-live": "off"}),
                     html.Div(id="edit-problem", className="problem", role="alert"),
                     html.Div(id="chips"),
-                ]
+                ],
+                open=True,
+                className="part",
             ),
         ],
         className="sidebar",

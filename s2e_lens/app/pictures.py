@@ -33,11 +33,11 @@ def neurons(ready: Ready, edit: Edit, *, of: str) -> go.Figure:
     return v.draw_neuron_ranking(v.neuron_ranking_info(scores, k=NEURONS, lam=lam, name=name))
 
 
-def distribution(edit: Edit, *, site: Site) -> go.Figure:
+def distribution(ready: Ready, edit: Edit, *, site: Site) -> go.Figure:
     """λ of every head at its place, or how many neurons of each layer have which λ."""
     if not edit.count(site):
         return empty("no head is edited" if site == "attn" else "no neuron is edited")
-    return v.draw_edit_distribution(v.edit_distribution_info({f"{edit.count(site):,} edited": edit}, site=site))
+    return v.draw_edit_distribution(v.edit_distribution_info({ready.key[1].rsplit("/", 1)[-1]: edit}, site=site))
 
 
 def dose(ready: Ready, edit: Edit) -> go.Figure:

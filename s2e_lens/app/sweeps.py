@@ -68,7 +68,7 @@ def table(result: SweepResult) -> list[dict[str, Any]]:
     points = [found.base, *found.edits, *found.curve, *(each.point for each in found.controls)]
     return [
         {
-            "label": "unedited" if each is found.base else each.setting.label,
+            "label": "unedited" if each is found.base else each.setting.label.removeprefix("edit "),
             "key": each.setting.key,
             "attribute": each.attribute.value,
             "utility": each.utility.value,

@@ -183,4 +183,4 @@ def setting_table(rows: Sequence[Mapping[str, Any]]) -> html.Table:
         )
         cells = [html.Td(f"{row[key]:.3f}") for key in ("attribute", "utility")]
         body.append(html.Tr([html.Th(name, scope="row"), *cells, html.Td(f"{row['kl']:.4f}")], className="chosen" if row["chosen"] else ""))
-    return html.Table([html.Thead(head), html.Tbody(body)], className="numbers components")
+    return html.Table([html.Thead(head), html.Tbody(body)], className="numbers settings")

@@ -19,6 +19,7 @@
   }
 
   let count = 0;
+  let timer = null;
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     explorer: {
@@ -49,6 +50,11 @@
           button.tabIndex = chosen ? 0 : -1;
         });
         setTimeout(() => window.dispatchEvent(new Event("resize")), 0); // figures that were hidden had no width
+        return same();
+      },
+      settle: function () {
+        clearTimeout(timer);
+        timer = setTimeout(() => set("settled", {}), 120);
         return same();
       },
       address: function (query) {
@@ -110,23 +116,45 @@
 
   // A table that is drawn anew loses the focus: give it back to the row that had it.
   let last = null;
-  document.addEventListener("focusin", (event) => { last = event.target.dataset && (event.target.dataset.label || event.target.dataset.sort) ? event.target.dataset : null; });
-  new MutationObserver(function () {
-    if (!last || document.activeElement !== document.body) return;
-    const key = last.label ? "label" : "sort";
-    const again = document.querySelector(`#table button[data-${key}="${last[key]}"]`);
+  document.addEventListener("focusin", function (event) {
+    const d = event.target.dataset || {};
+    last = d.label || d.sort ? event.target : null;
+  });
+  function refocus() {
+    if (!last || last.isConnected || document.activeElement !== document.body) return;
+    const key = last.dataset.label ? "label" : "sort";
+    const again = document.querySelector(`#table button[data-${key}="${last.dataset[key]}"]`);
     if (again) again.focus({ preventScroll: true });
-  }).observe(document, { childList: true, subtree: true });
+  }
 
   // Menus are named by their labels, and can be reached with the Tab key.
-  const menus = ["behavior", "method", "score", "colour", "sweep"];
-  new MutationObserver(function () {
-    for (const id of menus) {
+  function name_menus() {
+    for (const id of ["behavior", "method", "score", "colour", "sweep"]) {
       const control = document.getElementById(id);
       const names = id + "-label " + id + "-value";
       if (!control || control.tagName !== "BUTTON" || control.getAttribute("aria-labelledby") === names) continue;
       control.setAttribute("aria-labelledby", names);
       if (control.tabIndex < 0) control.tabIndex = 0;
     }
+  }
+
+  // A figure is as high as it was drawn; left alone, one that was drawn while hidden would have no height.
+  function fit_figures() {
+    document.querySelectorAll(".graph > .js-plotly-plot").forEach(function (graph) {
+      const height = graph.layout && graph.layout.height ? graph.layout.height + "px" : "";
+      if (height && graph.parentElement.style.height !== height) graph.parentElement.style.height = height;
+    });
+  }
+
+  let waiting = false;
+  new MutationObserver(function () {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(function () {
+      waiting = false;
+      refocus();
+      name_menus();
+      fit_figures();
+    });
   }).observe(document, { childList: true, subtree: true });
 })();

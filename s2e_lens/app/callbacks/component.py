@@ -89,14 +89,15 @@ def register(app: Dash, context: Context) -> None:
     @app.callback(
         Output("table", "children"),
         inputs={
-            "basis": BASIS,
-            "values": controls((*EDIT, "at")),
+            "settled": Input("settled", "data"),
+            "basis": State("basis", "data"),
+            "values": controls(("at",)),
             "order": Input("order", "data"),
             "which": Input("rows-of", "value"),
         },
         prevent_initial_call=True,
     )
-    def show_table(basis: Any, values: Any, order: Any, which: str) -> Any:
+    def show_table(settled: Any, basis: Any, values: Any, order: Any, which: str) -> Any:
         return shown_table(context, values, basis, order, which) if basis else no_update
 
     @app.callback(

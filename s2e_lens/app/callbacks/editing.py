@@ -1,4 +1,8 @@
-"""Sliders: λ, counts, dose and figures. No model is asked and no lock is taken, so that a slider is followed at once."""
+"""Sliders: λ, counts, dose and figures. No model is asked and no lock is taken, so that a slider is followed at once.
+
+Numbers, heatmap and distribution follow every step of a slider; the other figures, the table, the address and the code follow
+when it rests for a moment (``settled``), so that they do not compete.
+"""
 
 from typing import Any
 
@@ -20,7 +24,7 @@ def redraw(context: Context, values: Any, basis: Any, *, heads_of: str, lam_of: 
     try:
         ready, state, edit = plan_of(context, values, basis)
         numbers = views.summary_table(summary(ready.basis, edit))
-        return pictures.heads(ready, edit, of=heads_of), pictures.distribution(edit, site=lam_of), numbers, views.chips(state.off), ""
+        return pictures.heads(ready, edit, of=heads_of), pictures.distribution(ready, edit, site=lam_of), numbers, views.chips(state.off), ""
     except S2EError as error:
         return no_update, no_update, no_update, views.chips(values.get("off") or ()), str(error)
 
@@ -70,10 +74,15 @@ def register(app: Dash, context: Context) -> None:
     @app.callback(
         Output(figure("neurons"), "figure"),
         Output(figure("dose"), "figure"),
-        inputs={"basis": BASIS, "values": controls(EDIT), "neurons_of": Input("neurons-of", "value")},
+        inputs={
+            "settled": Input("settled", "data"),
+            "basis": State("basis", "data"),
+            "values": controls(),
+            "neurons_of": Input("neurons-of", "value"),
+        },
         prevent_initial_call=True,
     )
-    def draw_more(basis: Any, values: Any, neurons_of: str) -> Any:
+    def draw_more(settled: Any, basis: Any, values: Any, neurons_of: str) -> Any:
         return redraw_more(context, values, basis, neurons_of=neurons_of) if basis else (no_update,) * 2
 
     @app.callback(
@@ -90,17 +99,24 @@ def register(app: Dash, context: Context) -> None:
     def switch(toggle: Any, off: Any, basis: Any, values: Any) -> Any:
         return switched(context, toggle["label"], off, basis, values) if toggle and basis else (no_update, no_update)
 
-    everything = tuple(controls())
+    rest = tuple(name for name in controls() if name not in EDIT)
 
     @app.callback(
         Output("query", "data"),
         Output("code", "children"),
-        inputs={"basis": BASIS, "values": controls(everything)},
+        inputs={"settled": Input("settled", "data"), "basis": State("basis", "data"), "values": controls(rest)},
         prevent_initial_call=True,
     )
-    def remember(basis: Any, values: Any) -> Any:
+    def remember(settled: Any, basis: Any, values: Any) -> Any:
         return remembered(context, values, basis) if basis else (no_update, no_update)
 
+    app.clientside_callback(
+        ClientsideFunction("explorer", "settle"),
+        Output("nothing", "data", allow_duplicate=True),
+        BASIS,
+        *controls(EDIT).values(),
+        prevent_initial_call=True,
+    )
     app.clientside_callback(
         ClientsideFunction("explorer", "address"), Output("nothing", "data"), Input("query", "data"), prevent_initial_call=True
     )

@@ -11,7 +11,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, no_update
 from s2e_lens.app import pictures, views
 from s2e_lens.app.card import with_off
 from s2e_lens.app.context import EDIT, Context, controls, page_state, plan_of
-from s2e_lens.app.layout import figure
+from s2e_lens.app.layout import CONTROLS, figure
 from s2e_lens.app.settings import checked_label, summary
 from s2e_lens.app.takeaway import python_code
 from s2e_lens.errors import S2EError
@@ -114,7 +114,7 @@ def register(app: Dash, context: Context) -> None:
         ClientsideFunction("explorer", "settle"),
         Output("nothing", "data", allow_duplicate=True),
         BASIS,
-        *controls(EDIT).values(),
+        *(Input(*CONTROLS[name]) for name in EDIT),
         prevent_initial_call=True,
     )
     app.clientside_callback(

@@ -4,12 +4,14 @@ They are rows of one batch that carry different interventions, so they advance t
 tokens at a time and holds the model's lock only for these, so that other pages get their turn in between.
 """
 
+import dataclasses
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +26,8 @@ from s2e_lens.models import LensModel
 from s2e_lens.readout import NextTokens, next_tokens, projections
 from s2e_lens.results import Edit, Site
 from s2e_lens.steering import addition
+
+T = TypeVar("T")
 
 CONDITIONS = ("base", "steered", "edited")
 LONGEST_TEXT = 200_000
@@ -191,13 +195,12 @@ class Answering:
         return projections(writer.ready.model, ids, writer.ready.directions, start=len(writer.prompt), force=True)
 
     @staticmethod
-    def _under(writer: Writer, index: int, job):  # noqa: ANN001, ANN205
+    def _under(writer: Writer, index: int, job: Callable[[], T]) -> T:
+        """What a job gives under one of the conditions."""
         with intervene(writer.ready.model, writer.interventions[index]):
             return job()
 
     @staticmethod
-    def _tell(writer: Writer, **news: object) -> None:
+    def _tell(writer: Writer, **news: Any) -> None:
         """Put a new record in the old one's place: whoever looks sees the one or the other."""
-        import dataclasses
-
         writer.progress = dataclasses.replace(writer.progress, **news)

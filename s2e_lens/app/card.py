@@ -1,6 +1,5 @@
 """What a component's card says: its numbers under the page's edit (λ alone), and what the model does with it (under the lock)."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -190,6 +189,3 @@ def rows(basis: EditBasis, edit: Edit, *, which: str = "all", by: str = "score",
 def with_off(off: Sequence[str], label: str) -> list[str]:
     """The components that are switched off, after one was switched."""
     return sorted(set(off) ^ {label})
-
-
-__all__ = ["COLUMNS", "Facts", "Reading", "Row", "dataclasses", "facts", "promoted", "reading", "rows", "with_off"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from dash import dcc, html
 
+from s2e_lens.app.parts import extra
 from s2e_lens.app.pictures import empty
 from s2e_lens.app.state import FILE, MOST_TOKENS, SLIDERS, TABS
 from s2e_lens.app.workspace import MODELS, Workspace
@@ -80,7 +81,7 @@ def _header() -> html.Header:
         [
             html.H1("s2e_lens explorer"),
             html.Span(id="about", className="about"),
-            html.Div(id="status", className="status", role="status", **{"aria-live": "polite"}),
+            html.Div(id="status", className="status", role="status", **extra({"aria-live": "polite"})),
             html.Div(id="problem", className="problem", role="alert"),
         ]
     )
@@ -185,7 +186,7 @@ def _sidebar(workspace: Workspace) -> html.Aside:
                         ],
                         className="row",
                     ),
-                    html.Div(id="summary", **{"aria-live": "off"}),
+                    html.Div(id="summary", **extra({"aria-live": "off"})),
                     html.Div(id="edit-problem", className="problem", role="alert"),
                     html.Div(id="chips"),
                 ],
@@ -202,9 +203,7 @@ def _strength(site: str, name: str) -> html.Div:
         [
             html.Div(
                 [
-                    dcc.Checklist(
-                        id=f"use-{site}", options=[{"label": name, "value": "1"}], value=["1"], className="check"
-                    ),
+                    dcc.Checklist(id=f"use-{site}", options=[{"label": name, "value": "1"}], value=["1"], className="check"),
                     html.Label("penalty ρ", htmlFor=f"slide-{site}", title="Small ρ, large λ. The slider is logarithmic."),
                 ],
                 className="row",
@@ -229,7 +228,7 @@ def figure(name: str) -> dict[str, str]:
 def panel(name: str, title: str, *controls: Any, hint: str | None = None, className: str = "") -> html.Section:
     """A figure under its name, with the ways to take it along."""
     saves = [
-        html.Button(kind, className="save", title=f"Download this figure as {kind.upper()}", **{"data-save": f"{name} {kind}"})
+        html.Button(kind, className="save", title=f"Download as {kind.upper()}", **extra({"data-save": f"{name} {kind}"}))
         for kind in ("png", "svg")
     ]
     saves.append(
@@ -253,7 +252,10 @@ def choice(name: str, options: dict[str, str], value: str, *, label: str) -> htm
     """A few words of which one is chosen."""
     items = [{"label": text, "value": key} for key, text in options.items()]
     return html.Span(
-        dcc.RadioItems(id=name, options=items, value=value, inline=True), className="choice", role="group", **{"aria-label": label}
+        dcc.RadioItems(id=name, options=items, value=value, inline=True),
+        className="choice",
+        role="group",
+        **extra({"aria-label": label}),
     )
 
 
@@ -265,13 +267,13 @@ def _main(sweeps: Sequence[str]) -> html.Main:
                 id=f"tab-{name}",
                 role="tab",
                 className="tab",
-                **{"data-tab": name, "aria-controls": f"pane-{name}", "aria-selected": "false"},
+                **extra({"data-tab": name, "aria-controls": f"pane-{name}", "aria-selected": "false"}),
             )
             for name in TABS
         ],
         className="tabs",
         role="tablist",
-        **{"aria-label": "Views"},
+        **extra({"aria-label": "Views"}),
     )
     panes = {
         "components": _components(),
@@ -281,7 +283,7 @@ def _main(sweeps: Sequence[str]) -> html.Main:
         "takeaway": _takeaway(),
     }
     shown = [
-        html.Div(panes[name], id=f"pane-{name}", className="pane", role="tabpanel", **{"aria-labelledby": f"tab-{name}"})
+        html.Div(panes[name], id=f"pane-{name}", className="pane", role="tabpanel", **extra({"aria-labelledby": f"tab-{name}"}))
         for name in TABS
     ]
     return html.Main([tabs, *shown])
@@ -299,9 +301,7 @@ def _components() -> list[Any]:
         panel(
             "neurons",
             "Neurons",
-            choice(
-                "neurons-of", {"top": "top", "curves": "ranked", "bins": "by layer"}, "top", label="How neurons are shown"
-            ),
+            choice("neurons-of", {"top": "top", "curves": "ranked", "bins": "by layer"}, "top", label="How neurons are shown"),
             className="area-neurons",
         ),
         panel(
@@ -365,12 +365,12 @@ def _components() -> list[Any]:
                     ],
                     className="bar",
                 ),
-                html.Div(id="table", className="scroll"),
+                html.Div(id="table", className="scroll short"),
             ],
             className="panel area-table",
         ),
     ]
-    return [html.Div(figures, className="column"), html.Div(details, className="column")]
+    return [html.Div(figures, className="column"), html.Div(details[::-1], className="column")]
 
 
 def _prompt() -> list[Any]:
@@ -378,7 +378,7 @@ def _prompt() -> list[Any]:
         html.Section(
             [
                 html.H2(title),
-                html.Div(id=f"answer-{name}", className="answer", **{"aria-live": "off"}),
+                html.Div(id=f"answer-{name}", className="answer", **extra({"aria-live": "off"})),
                 html.Details([html.Summary("plain text"), html.Pre(id=f"text-{name}")]),
             ],
             className="panel",
@@ -413,15 +413,23 @@ def _prompt() -> list[Any]:
             className="panel wide",
         ),
         html.Div(boxes, className="thirds wide"),
-        panel("next", "Next token after the prompt", className="wide"),
-        html.Section(
+        panel("next", "Next token after the prompt"),
+        html.Div(
             [
-                html.Div([html.H2("When the edit fires"), html.Button("Show", id="show-firing")], className="bar"),
-                html.P("λ k·x of every edited head, token by token, on the prompt; on the model as it is.", className="hint"),
-                html.Div(id="firing-problem", className="problem", role="alert"),
-                html.Div(id="firing-view"),
+                html.Section(
+                    [
+                        html.Div([html.H2("When the edit fires"), html.Button("Show", id="show-firing")], className="bar"),
+                        html.P(
+                            "λ k·x on the prompt, read in the model as it is, and its direct effect on logits.", className="hint"
+                        ),
+                        html.Div(id="firing-problem", className="problem", role="alert"),
+                        dcc.Loading(html.Div(id="firing-view"), delay_show=400, type="dot"),
+                    ],
+                    className="panel",
+                ),
+                panel("effects", "Direct effect on the next token's logits"),
             ],
-            className="panel wide",
+            className="column",
         ),
     ]
 
@@ -439,7 +447,13 @@ def _vector() -> list[Any]:
                 label="Between what cosines are shown",
             ),
         ),
-        panel("lens", "Tokens that v̂ promotes and suppresses", className="wide"),
+        panel(
+            "lens",
+            "Logit lens of v̂",
+            choice("lens-of", {"attn": "attention", "mlp": "MLP"}, "mlp", label="Whose vectors are read"),
+            hint="The tokens that each layer's v̂ promotes and suppresses on its direct path through the unembedding.",
+            className="wide",
+        ),
     ]
 
 
@@ -460,7 +474,10 @@ def _tradeoff(sweeps: Sequence[str]) -> list[Any]:
         ),
         dcc.Loading(panel("tradeoff", "Trade-off on the test questions"), delay_show=300, type="dot"),
         html.Section(
-            [html.Div(html.H2("Settings on the test questions"), className="bar"), html.Div(id="sweep-table", className="scroll")],
+            [
+                html.Div(html.H2("Settings on the test questions"), className="bar"),
+                html.Div(id="sweep-table", className="scroll"),
+            ],
             className="panel",
         ),
     ]
@@ -481,7 +498,7 @@ def _takeaway() -> list[Any]:
                 html.P("The adapter is the same edit exactly: PEFT loads it on the unedited checkpoint.", className="hint"),
                 html.Div(id="take-problem", className="problem", role="alert"),
                 html.P(
-                    "Every figure has its own png, svg and html. The address of this page holds its state: bookmark it or send it.",
+                    "Every figure has its own png, svg and html. This page's address holds its state: bookmark it or send it.",
                     className="hint",
                 ),
             ],

@@ -16,6 +16,7 @@ from s2e_lens.app.answers import Answering
 from s2e_lens.app.callbacks import register
 from s2e_lens.app.context import Context
 from s2e_lens.app.layout import page
+from s2e_lens.app.pictures import BUNDLE
 from s2e_lens.app.sweeps import Sweeps
 from s2e_lens.app.takeaway import Sources
 from s2e_lens.app.workspace import ModelLock, Workspace
@@ -23,6 +24,7 @@ from s2e_lens.behaviors import Behavior
 from s2e_lens.errors import S2EError
 from s2e_lens.models import LensModel, load_model
 from s2e_lens.results import Directions, Edit
+from s2e_lens.visualizers.embedding import circuitsvis_js
 
 HOST = "127.0.0.1"
 PORT = 8050
@@ -54,6 +56,11 @@ def create_app(context: Context) -> Dash:
     app.layout = lambda: page(context.workspace, sweeps=[str(each) for each in context.sweeps.folders])
     register(app, context)
     guard(app.server)
+
+    @app.server.get(BUNDLE)
+    def bundle() -> Response:
+        return Response(circuitsvis_js(), mimetype="text/javascript", headers={"Cache-Control": "max-age=3600"})
+
     return app
 
 
@@ -104,7 +111,9 @@ def _listening(port: int) -> socket.socket:
         found.listen(128)
     except (OSError, OverflowError) as error:
         found.close()
-        raise ServeError(f"port {port} of {HOST} cannot be used ({error}). Choose another one with --port, or 0 for any.") from error
+        raise ServeError(
+            f"port {port} of {HOST} cannot be used ({error}). Choose another one with --port, or 0 for any."
+        ) from error
     return found
 
 

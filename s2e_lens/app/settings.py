@@ -1,5 +1,6 @@
 """From a page's settings to its edit: λ alone. No model is asked, and no lock is taken."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -7,20 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from s2e_lens.app.state import FILE, State, StateError, layers_text
+from s2e_lens.app.state import FILE, State, StateError
 from s2e_lens.app.workspace import Ready
 from s2e_lens.editor import EditBasis, leave_out, plan_edit, plan_to_gain
 from s2e_lens.errors import PlanError
 from s2e_lens.evaluation.settings import layers_of
-from s2e_lens.results import SITES, Edit, Site, SiteEdit, component_label, parse_component
+from s2e_lens.results import SITES, Edit, Site, component_label, parse_component
 
 GAINS: dict[Site, float] = {"attn": 0.5, "mlp": 1.0}
 """Largest gains of the edit that a page opens with: visible, and far from what breaks a model."""
 
 WEAKEST, STRONGEST = 0.01, 30.0
 """Largest gains (at α = 0) between which the sliders of ρ run."""
-
-OFF = -1.0
 
 
 def planned(ready: Ready, state: State, *, edit: Edit | None = None) -> Edit:
@@ -79,8 +78,6 @@ def opened(ready: Ready, state: State, gains: dict[Site, float] | None = None) -
 
     A site that no ρ brings there (all its scores are 0) is left out.
     """
-    import dataclasses
-
     wanted = GAINS if gains is None else gains
     basis = basis_of(ready.basis, state.layers)
     found: dict[str, float | None] = {"rho_attn": None, "rho_mlp": None}
@@ -169,19 +166,3 @@ def checked_label(text: str, basis: EditBasis) -> str:
             f"{f'{kind} 0 to {components - 1}' if components else f'no {kind}'} each."
         )
     return component_label(site, layer, index)
-
-
-__all__ = [
-    "SiteEdit",
-    "SiteSummary",
-    "basis_of",
-    "checked_label",
-    "chosen_layers",
-    "gains_of",
-    "lam_of",
-    "layers_text",
-    "opened",
-    "planned",
-    "slider_range",
-    "summary",
-]

@@ -193,7 +193,7 @@ def from_page(values: Mapping[str, Any]) -> State:
     """
     found = dict(values)
     for name in ("alpha", "strength", "tokens", "rho_attn", "rho_mlp"):
-        value = found.get(name)
+        value: Any = found.get(name)
         if value is None and name.startswith("rho"):
             continue
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from dash import html
 
 from s2e_lens.app.card import COLUMNS, Facts, Reading, Row
+from s2e_lens.app.parts import extra
 from s2e_lens.app.settings import SiteSummary
 from s2e_lens.readout import TokenLens, visible
 
@@ -61,7 +62,9 @@ def summary_table(rows: Sequence[SiteSummary]) -> html.Div:
     ]
     parts: list[Any] = [html.Table([html.Thead(head), html.Tbody(body)], className="numbers")]
     if any(row.dose > STRONG_DOSE for row in rows):
-        parts.append(html.P(f"Over {STRONG_DOSE:g} times the steering vector: this may well break the model.", className="warning"))
+        parts.append(
+            html.P(f"Over {STRONG_DOSE:g} times the steering vector: this may well break the model.", className="warning")
+        )
     elif not any(row.edited for row in rows):
         parts.append(html.P("Nothing is edited. Lower ρ or α.", className="warning"))
     return html.Div(parts)
@@ -72,7 +75,7 @@ def chips(off: Sequence[str]) -> Any:
     if not off:
         return None
     buttons = [
-        html.Button([label, " ×"], className="chip", title=f"Switch {label} on again", **{"data-toggle": label}) for label in off
+        html.Button([label, " ×"], className="chip", title="Switch it on again", **extra({"data-toggle": label})) for label in off
     ]
     return [html.Span("switched off:", className="hint"), *buttons]
 
@@ -94,7 +97,8 @@ def card(found: Facts) -> html.Div:
         "‖Wv̂‖": (number(found.reach), "what it writes along v̂ per unit of k·x"),
     }
     cells = [
-        html.Div([html.Dt(name), html.Dd([html.B(value), html.Span(note, className="hint")])]) for name, (value, note) in numbers.items()
+        html.Div([html.Dt(name), html.Dd([html.B(value), html.Span(note, className="hint")])])
+        for name, (value, note) in numbers.items()
     ]
     return html.Div([html.H3(f"{found.label}: {kind} {found.index} of layer {found.layer}"), html.Dl(cells, className="facts")])
 
@@ -104,7 +108,9 @@ def token_lists(lens: TokenLens) -> html.Div:
 
     def listed(title: str, found: Sequence[Any]) -> html.Div:
         words = [html.Code(visible(each.token), title=f"{each.value:+.3g}", className="word") for each in found]
-        return html.Div([html.Span(title, className="hint"), *words] if words else [html.Span(f"{title} nothing", className="hint")])
+        return html.Div(
+            [html.Span(title, className="hint"), *words] if words else [html.Span(f"{title} nothing", className="hint")]
+        )
 
     return html.Div([listed("promotes", lens.promoted), listed("suppresses", lens.suppressed)], className="words")
 
@@ -116,8 +122,37 @@ def fired(tokens: Sequence[str], fires: Sequence[float], lam: float) -> html.Div
     limit = max(map(abs, values), default=0.0)
     note = f"{name}, from {min(values):+.3g} to {max(values):+.3g}" + ("" if lam else " (not edited: λ = 0)")
     return html.Div(
-        [html.H4("Where it fires"), html.Div(coloured(tokens, values, limit=limit, name=name), className="tokens"), html.P(note, className="hint")]
+        [
+            html.H4("Where it fires"),
+            html.Div(coloured(tokens, values, limit=limit, name=name), className="tokens"),
+            html.P(note, className="hint"),
+        ]
     )
+
+
+def reading(found: Reading, label: str, attention: str | None) -> html.Div:
+    """What the component does with the prompt: attention or activation, and what taking it out changes.
+
+    Args:
+        found: what was read.
+        label: the component.
+        attention: a page with the head's pattern, or None where there is none.
+    """
+    parts: list[Any] = []
+    if attention:
+        parts = [html.H4("Where it looks"), frame(attention, f"Attention of {label}")]
+    elif found.attention is None:
+        active = found.active.tolist()
+        limit = max(map(abs, active))
+        note = f"post, from {min(active):+.3g} to {max(active):+.3g}"
+        tokens = html.Div(coloured(found.tokens, active, limit=limit, name="post"), className="tokens")
+        parts = [html.H4("Where it is active"), tokens, html.P(note, className="hint")]
+    return html.Div([*parts, ablation(found, label)])
+
+
+def frame(page: str, name: str) -> html.Iframe:
+    """A page of token views within the page; a script gives it the height that it needs."""
+    return html.Iframe(srcDoc=page, className="view", title=name)
 
 
 def ablation(found: Reading, label: str) -> html.Div:
@@ -135,7 +170,8 @@ def ablation(found: Reading, label: str) -> html.Div:
     ]
     head = html.Tr([html.Th(text, scope="col") for text in ("next token", "before", "without", "points")])
     kl = (
-        f"KL of the next token: {float(found.zero.kl[-1]):.3g} nats with {label} at zero, {float(found.mean.kl[-1]):.3g} at its mean; "
+        f"KL of the next token: {float(found.zero.kl[-1]):.3g} nats with {label} at zero, {float(found.mean.kl[-1]):.3g} at its mean;"
+        " "
         f"over the prompt {float(found.zero.kl.mean()):.3g} and {float(found.mean.kl.mean()):.3g}."
     )
     return html.Div(
@@ -153,15 +189,15 @@ def component_table(found: Sequence[Row], total: int, *, by: str, up: bool, sele
     for name, title in COLUMNS.items():
         mark = (" ▲" if up else " ▼") if name == by else ""
         sort = {"aria-sort": "ascending" if up else "descending"} if name == by else {}
-        button = html.Button(title + mark, className="sort", title=f"Sort by {title}", **{"data-sort": name})
-        heads.append(html.Th(button, scope="col", **sort))
+        button = html.Button(title + mark, className="sort", title=f"Sort by {title}", **extra({"data-sort": name}))
+        heads.append(html.Th(button, scope="col", **extra(sort)))
     body = []
     for row in found:
-        button = html.Button(row.label, className="open", title=f"Open the card of {row.label}", **{"data-label": row.label})
+        button = html.Button(row.label, className="open", title="Open its card", **extra({"data-label": row.label}))
         name = [button, html.Span("off", className="tag")] if row.label in off else button
         cells = [html.Td(f"{value:+.3f}" if value else "·") for value in (row.score, row.lam, row.gain, row.dose)]
         chosen = {"aria-current": "true"} if row.label == selected else {}
-        body.append(html.Tr([html.Th(name, scope="row"), *cells], className="chosen" if chosen else "", **chosen))
+        body.append(html.Tr([html.Th(name, scope="row"), *cells], className="chosen" if chosen else "", **extra(chosen)))
     note = f"the first {len(found)} of {total:,}" if total > len(found) else f"{total:,} components"
     return html.Div(
         [
@@ -177,10 +213,14 @@ def setting_table(rows: Sequence[Mapping[str, Any]]) -> html.Table:
     body = []
     for row in rows:
         name = (
-            html.Button(row["label"], className="open", title="Load this setting", **{"data-setting": row["key"]})
+            html.Button(row["label"], className="open", title="Load this setting", **extra({"data-setting": row["key"]}))
             if row["loads"]
             else row["label"]
         )
         cells = [html.Td(f"{row[key]:.3f}") for key in ("attribute", "utility")]
-        body.append(html.Tr([html.Th(name, scope="row"), *cells, html.Td(f"{row['kl']:.4f}")], className="chosen" if row["chosen"] else ""))
+        body.append(
+            html.Tr(
+                [html.Th(name, scope="row"), *cells, html.Td(f"{row['kl']:.4f}")], className="chosen" if row["chosen"] else ""
+            )
+        )
     return html.Table([html.Thead(head), html.Tbody(body)], className="numbers settings")

@@ -201,14 +201,20 @@ class Workspace:
         """
         found = self.get(state)
         if found is None:
-            raise StateError(f"The vectors of {state.behavior} are not in memory any more. Reload the page to extract them again.")
+            raise StateError(
+                f"The vectors of {state.behavior} are not in memory any more. Reload the page to extract them again."
+            )
         return found
 
     def others(self, ready: Ready) -> dict[str, Directions]:
         """Vectors of other behaviours that were extracted on the same model in the same way."""
         name, behavior, method, _ = ready.key
         with self._guard:
-            return {other: found for (on, other, by), found in self._vectors.items() if (on, by) == (name, method) and other != behavior}
+            return {
+                other: found
+                for (on, other, by), found in self._vectors.items()
+                if (on, by) == (name, method) and other != behavior
+            }
 
     def _started(self, state: State) -> Ready | Busy | Failed:
         """Begin the work, or look how far it is."""
@@ -255,7 +261,8 @@ class Workspace:
             self._models[name] = model
             while len(self._models) > MODELS:
                 gone, _ = self._models.popitem(last=False)
-                for cache in (self._vectors, self._ready):
+                caches: list[dict[Any, Any]] = [self._vectors, self._ready]
+                for cache in caches:
                     for key in [key for key in cache if key[0] == gone]:
                         del cache[key]
 

@@ -50,9 +50,7 @@ def explore(
     lens = loaded(
         model, device=device, dtype=dtype, revision=revision, trust=trust_remote_code, chat_template=not no_chat_template
     )
-    explorer = app.explore(
-        lens, vectors, behavior=behavior or [], edit=planned, sweeps=sweep or [], port=port, sources=given
-    )
+    explorer = app.explore(lens, vectors, behavior=behavior or [], edit=planned, sweeps=sweep or [], port=port, sources=given)
     typer.echo(f"Explorer: {explorer.url}  (Ctrl+C stops it)")
     try:
         explorer.wait()

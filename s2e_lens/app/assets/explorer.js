@@ -146,6 +146,19 @@
     });
   }
 
+  // Pages of token views are as high as what they show.
+  function fit_frames() {
+    document.querySelectorAll("iframe.view").forEach(function (frame) {
+      const inner = frame.contentDocument && frame.contentDocument.body;
+      if (!inner || frame.watched === inner) return;
+      frame.watched = inner;
+      const fit = () => { frame.style.height = inner.scrollHeight + 18 + "px"; };
+      new ResizeObserver(fit).observe(inner);
+      fit();
+    });
+  }
+  document.addEventListener("load", (event) => event.target.tagName === "IFRAME" && fit_frames(), true);
+
   let waiting = false;
   new MutationObserver(function () {
     if (waiting) return;
@@ -155,6 +168,7 @@
       refocus();
       name_menus();
       fit_figures();
+      fit_frames();
     });
   }).observe(document, { childList: true, subtree: true });
 })();

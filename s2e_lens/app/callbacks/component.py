@@ -13,20 +13,28 @@ from s2e_lens.errors import S2EError
 BASIS = Input("basis", "data")
 
 
-def shown_facts(context: Context, values: Any, basis: Any) -> tuple[Any, str, bool, str]:
-    """The numbers on the card, the switch's text, whether it is of no use, and what is wrong with the label."""
+def shown_facts(context: Context, values: Any, basis: Any, fires: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """The numbers on the card, the switch's text, whether it is of no use, what is wrong with the label, and λ k·x.
+
+    Args:
+        context: the server's side.
+        values: the page's controls.
+        basis: the vectors that it shows.
+        fires: k·x of a component on the prompt's tokens, as the page keeps it.
+    """
     try:
         ready, state, edit = plan_of(context, values, basis)
     except S2EError:
-        return no_update, no_update, no_update, no_update  # type: ignore[return-value]
+        return (no_update,) * 5
     if not state.at.strip():
-        return "", "switch off", True, ""
+        return "", "switch off", True, "", ""
     try:
         label = checked_label(state.at, ready.basis)
     except S2EError as error:
-        return "", "switch off", True, str(error)
+        return "", "switch off", True, str(error), ""
     found = facts(ready.basis, edit, label, state.off)
-    return views.card(found), "switch on" if found.off else "switch off", False, ""
+    fired = views.fired(fires["tokens"], fires["fires"], found.lam) if fires and fires["label"] == label else ""
+    return views.card(found), "switch on" if found.off else "switch off", False, "", fired
 
 
 def shown_table(context: Context, values: Any, basis: Any, order: Any, which: str) -> Any:
@@ -57,19 +65,12 @@ def read_component(context: Context, values: Any, basis: Any) -> tuple[Any, Any,
         except S2EError as error:
             return words, "", None, str(error)
     fires = {"label": label, "tokens": list(found.tokens), "fires": found.fires.tolist()}
-    return words, pictures.reading_view(found, label), fires, ""
-
-
-def shown_firing(context: Context, values: Any, basis: Any, fires: Any) -> Any:
-    """The prompt's tokens coloured by λ k·x."""
-    if not fires:
-        return ""
     try:
-        ready, state, edit = plan_of(context, values, basis)
-        found = facts(ready.basis, edit, fires["label"], state.off)
-    except S2EError:
-        return no_update
-    return views.fired(fires["tokens"], fires["fires"], found.lam)
+        attention = None if found.attention is None else pictures.attention_page(found.tokens, found.attention, label)
+        problem = ""
+    except S2EError as error:  # a long text
+        attention, problem = None, str(error)
+    return words, views.reading(found, label, attention), fires, problem
 
 
 def register(app: Dash, context: Context) -> None:
@@ -80,11 +81,12 @@ def register(app: Dash, context: Context) -> None:
         Output("switch", "children"),
         Output("switch", "disabled"),
         Output("card-problem", "children", allow_duplicate=True),
-        inputs={"basis": BASIS, "values": controls((*EDIT, "at"))},
+        Output("firing", "children"),
+        inputs={"basis": BASIS, "values": controls((*EDIT, "at")), "fires": Input("fires", "data")},
         prevent_initial_call=True,
     )
-    def show_facts(basis: Any, values: Any) -> Any:
-        return shown_facts(context, values, basis) if basis else (no_update,) * 4
+    def show_facts(basis: Any, values: Any, fires: Any) -> Any:
+        return shown_facts(context, values, basis, fires) if basis else (no_update,) * 5
 
     @app.callback(
         Output("table", "children"),
@@ -115,11 +117,3 @@ def register(app: Dash, context: Context) -> None:
     )
     def read(basis: Any, read: Any, typed: Any, values: Any) -> Any:
         return read_component(context, values, basis) if basis else (no_update,) * 4
-
-    @app.callback(
-        Output("firing", "children"),
-        inputs={"fires": Input("fires", "data"), "values": controls(EDIT), "basis": State("basis", "data")},
-        prevent_initial_call=True,
-    )
-    def show_firing(fires: Any, values: Any, basis: Any) -> Any:
-        return shown_firing(context, values, basis, fires) if basis else no_update

@@ -24,7 +24,13 @@ def redraw(context: Context, values: Any, basis: Any, *, heads_of: str, lam_of: 
     try:
         ready, state, edit = plan_of(context, values, basis)
         numbers = views.summary_table(summary(ready.basis, edit))
-        return pictures.heads(ready, edit, of=heads_of), pictures.distribution(ready, edit, site=lam_of), numbers, views.chips(state.off), ""
+        return (
+            pictures.heads(ready, edit, of=heads_of),
+            pictures.distribution(ready, edit, site=lam_of),
+            numbers,
+            views.chips(state.off),
+            "",
+        )
     except S2EError as error:
         return no_update, no_update, no_update, views.chips(values.get("off") or ()), str(error)
 
@@ -65,7 +71,12 @@ def register(app: Dash, context: Context) -> None:
         Output("summary", "children"),
         Output("chips", "children"),
         Output("edit-problem", "children"),
-        inputs={"basis": BASIS, "values": controls(EDIT), "heads_of": Input("heads-of", "value"), "lam_of": Input("lam-of", "value")},
+        inputs={
+            "basis": BASIS,
+            "values": controls(EDIT),
+            "heads_of": Input("heads-of", "value"),
+            "lam_of": Input("lam-of", "value"),
+        },
         prevent_initial_call=True,
     )
     def draw(basis: Any, values: Any, heads_of: str, lam_of: str) -> Any:

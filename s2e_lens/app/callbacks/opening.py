@@ -226,5 +226,8 @@ def register(app: Dash, context: Context) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        ClientsideFunction("explorer", "show_tab"), Output("nothing", "data", allow_duplicate=True), Input("tab", "data"), prevent_initial_call="initial_duplicate"
+        ClientsideFunction("explorer", "show_tab"),
+        Output("nothing", "data", allow_duplicate=True),
+        Input("tab", "data"),
+        prevent_initial_call="initial_duplicate",
     )

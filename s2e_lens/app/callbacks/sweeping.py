@@ -49,10 +49,16 @@ def register(app: Dash, context: Context) -> None:
         Output(figure("norms"), "figure"),
         Output(figure("cosines"), "figure"),
         Output(figure("lens"), "figure"),
-        inputs={"basis": BASIS, "tab": Input("tab", "data"), "between": Input("between", "value"), "values": controls()},
+        inputs={
+            "basis": BASIS,
+            "tab": Input("tab", "data"),
+            "between": Input("between", "value"),
+            "lens_of": Input("lens-of", "value"),
+            "values": controls(),
+        },
         prevent_initial_call=True,
     )
-    def show_vector(basis: Any, tab: str, between: str, values: Any) -> Any:
+    def show_vector(basis: Any, tab: str, between: str, lens_of: str, values: Any) -> Any:
         if not basis or tab != "vector":
             return (no_update,) * 3
         try:
@@ -65,7 +71,7 @@ def register(app: Dash, context: Context) -> None:
             return no_update, cosines, no_update
         with context.workspace.lock():
             try:
-                return norms, cosines, pictures.lens(ready)
+                return norms, cosines, pictures.lens(ready, site=lens_of)
             except S2EError as error:
                 return norms, cosines, pictures.empty(str(error))
 

@@ -11,7 +11,7 @@ from s2e_lens.app.context import Context, controls, plan_of
 from s2e_lens.app.layout import figure
 from s2e_lens.app.workspace import Ready
 from s2e_lens.errors import S2EError
-from s2e_lens.readout import token_strings
+from s2e_lens.readout import next_tokens, token_strings
 
 
 def begun(context: Context, values: Any, basis: Any, writer: str | None) -> tuple[Any, bool, bool, str]:
@@ -44,8 +44,25 @@ def shown_answers(ready: Ready, found: Progress, colour: str | None) -> tuple[li
         spans = views.coloured(token_strings(model, ids), numbers, limit=limit, name="y·v̂")
         answers.append(spans or html.Span("(nothing)" if found.done else "…", className="hint"))
     texts = [model.text.decode(ids) for ids in found.answers]
-    scale = "" if place is None or not limit else f"Colours: y·v̂ of layer {place[1]}'s {place[0]} output, ±{limit:.3g}; blue is positive."
+    scale = (
+        ""
+        if place is None or not limit
+        else f"Colours: y·v̂ of layer {place[1]}'s {place[0]} output, ±{limit:.3g}; blue is positive."
+    )
     return answers, texts, scale
+
+
+def shown_firing(context: Context, values: Any, basis: Any) -> tuple[Any, Any, str]:
+    """When the edit fires on the prompt, what it adds directly to the next token's logits, and what is wrong."""
+    try:
+        ready, state, edit = plan_of(context, values, basis)
+        ids = prompt_tokens(ready.model, state.prompt)
+        with context.workspace.lock():
+            drawn = pictures.effects(ready, edit, ids, next_tokens(ready.model, ids))
+            page = pictures.firing_page(ready, edit, ids)
+        return views.frame(page, "When the edit fires"), drawn, ""
+    except S2EError as error:
+        return "", pictures.empty(), str(error)
 
 
 def register(app: Dash, context: Context) -> None:
@@ -70,7 +87,12 @@ def register(app: Dash, context: Context) -> None:
         name, *rest = begun(context, values, basis, writer and writer["name"])
         return name and {"name": name, "basis": basis}, *rest
 
-    @app.callback(Output("stop", "disabled", allow_duplicate=True), Input("stop", "n_clicks"), State("writer", "data"), prevent_initial_call=True)
+    @app.callback(
+        Output("stop", "disabled", allow_duplicate=True),
+        Input("stop", "n_clicks"),
+        State("writer", "data"),
+        prevent_initial_call=True,
+    )
     def stop(clicks: Any, writer: Any) -> Any:
         if clicks and writer:
             context.answering.stop(writer["name"])
@@ -123,17 +145,10 @@ def register(app: Dash, context: Context) -> None:
 
     @app.callback(
         Output("firing-view", "children"),
+        Output(figure("effects"), "figure"),
         Output("firing-problem", "children"),
         inputs={"show": Input("show-firing", "n_clicks"), "values": controls(), "basis": State("basis", "data")},
         prevent_initial_call=True,
     )
     def show_firing(show: Any, values: Any, basis: Any) -> Any:
-        if not show or not basis:
-            return no_update, no_update
-        try:
-            ready, state, edit = plan_of(context, values, basis)
-            ids = prompt_tokens(ready.model, state.prompt)
-            with context.workspace.lock():
-                return pictures.firing_view(ready, edit, ids), ""
-        except S2EError as error:
-            return "", str(error)
+        return shown_firing(context, values, basis) if show and basis else (no_update,) * 3

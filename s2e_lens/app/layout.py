@@ -12,7 +12,7 @@ from s2e_lens.app.workspace import MODELS, Workspace
 from s2e_lens.attribution import SCORES
 from s2e_lens.directions import METHODS
 
-GRAPH = {"responsive": True, "displaylogo": False, "displayModeBar": False}
+GRAPH: Any = {"responsive": True, "displaylogo": False, "displayModeBar": False}
 TAB_NAMES = {
     "components": "Components",
     "prompt": "Prompt",
@@ -389,7 +389,7 @@ def _prompt() -> list[Any]:
         html.Section(
             [
                 html.Label("Prompt", htmlFor="prompt"),
-                dcc.Textarea(id="prompt", value=EXAMPLE, rows=3, spellCheck="false"),
+                dcc.Textarea(id="prompt", value=EXAMPLE, rows=3, spellCheck=False),
                 html.Div(
                     [
                         labelled(

@@ -191,13 +191,14 @@ def from_page(values: Mapping[str, Any]) -> State:
     Raises:
         StateError: if a field was emptied or holds no number.
     """
-    found = dict(values)
+    found: dict[str, Any] = dict(values)
     for name in ("alpha", "strength", "tokens", "rho_attn", "rho_mlp"):
-        value: Any = found.get(name)
+        value = found.get(name)
         if value is None and name.startswith("rho"):
             continue
         try:
-            found[name] = int(float(value)) if name == "tokens" else float(value)
+            number = float(value)  # pyright: ignore[reportArgumentType]
+            found[name] = int(number) if name == "tokens" else number
         except (TypeError, ValueError, OverflowError):
             raise StateError(f"{NAMES[name]} needs a number.") from None
     found["off"] = tuple(found.get("off") or ())

@@ -170,7 +170,8 @@ def ablation(found: Reading, label: str) -> html.Div:
     ]
     head = html.Tr([html.Th(text, scope="col") for text in ("next token", "before", "without", "points")])
     kl = (
-        f"KL of the next token: {float(found.zero.kl[-1]):.3g} nats with {label} at zero, {float(found.mean.kl[-1]):.3g} at its mean;"
+        f"KL of the next token: {float(found.zero.kl[-1]):.3g} nats with {label} at zero, "
+        f"{float(found.mean.kl[-1]):.3g} at its mean;"
         " "
         f"over the prompt {float(found.zero.kl.mean()):.3g} and {float(found.mean.kl.mean()):.3g}."
     )

@@ -25,7 +25,7 @@ def shown_facts(context: Context, values: Any, basis: Any, fires: Any) -> tuple[
     try:
         ready, state, edit = plan_of(context, values, basis)
     except S2EError:
-        return (no_update,) * 5
+        return no_update, no_update, no_update, no_update, no_update
     if not state.at.strip():
         return "", "switch off", True, "", ""
     try:

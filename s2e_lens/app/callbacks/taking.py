@@ -49,7 +49,8 @@ def register(app: Dash, context: Context) -> None:
         prevent_initial_call=True,
     )
     def page(clicks: Any, drawn: Any) -> Any:
-        if not clicks or not drawn or not drawn.get("data"):
+        cause = ctx.triggered_id
+        if not clicks or cause is None or not drawn or not drawn.get("data"):
             return no_update
-        name = ctx.triggered_id["figure"]
+        name = cause["figure"]
         return dcc.send_string(pictures.page(drawn, title=f"s2e_lens: {name}"), f"{name}.html")

@@ -9,20 +9,36 @@ import pytest
 import torch
 
 from s2e_lens.errors import ShapeError
+from s2e_lens.evaluation.measure import Items
+from s2e_lens.results import Attribution
 from s2e_lens.visualizers import (
     HOUSE,
     Point,
+    changes_info,
+    dose_info,
+    draw_changes,
+    draw_direction_cosines,
+    draw_direction_norms,
+    draw_dose,
+    draw_edit_distribution,
     draw_head_heatmap,
+    draw_layer_bins,
     draw_neuron_ranking,
+    draw_ranked_curves,
     draw_tradeoff,
+    edit_distribution_info,
+    geometry_info,
     head_heatmap_info,
+    layer_bins_info,
     neuron_ranking_info,
     plotly_js,
+    ranked_curves_info,
     to_html_fragment,
     tradeoff_info,
     write_html,
 )
 from s2e_lens.visualizers.style import as_matrix
+from tests.figures import directions, edit, means, provenance
 
 
 def heads(layers: int = 3, count: int = 4) -> torch.Tensor:
@@ -123,7 +139,7 @@ def test_heads_of_many_shapes_can_be_drawn(shape):
     heatmap, _ = heatmap_traces(figure)
     assert heatmap.z.shape == shape
     assert heatmap.z.dtype == np.float32
-    assert {figure.layout.yaxis.title.text, figure.layout.annotations[0].text} == {"layer", "head"}
+    assert {each.text for each in figure.layout.annotations} == {"layer", "head"}
     assert 150 < figure.layout.height < 800
 
 
@@ -202,6 +218,14 @@ def test_a_ranking_of_no_neurons_is_refused():
 
 # style and pages
 
+GEOMETRY = geometry_info({"one": directions(0), "two": directions(7)})
+DOSE = dose_info(edit(), means(), Attribution(heads(3, 4), heads(3, 20), "cosine", provenance()))
+ITEMS = [
+    Items(np.array(values), {"sort": np.array(values)}, {}, np.ones(3), np.arange(3.0) * kl, np.ones(3))
+    for values, kl in (([0.0, 1.0, 1.0], 0), ([1.0, 1.0, 0.0], 1))
+]
+CHANGES = changes_info(ITEMS[0], ITEMS[1], attribute="refusal")
+
 
 def figures() -> dict[str, go.Figure]:
     return {
@@ -209,12 +233,33 @@ def figures() -> dict[str, go.Figure]:
         "neurons": draw_neuron_ranking(neuron_ranking_info(heads(), lam=heads(), name="score")),
         "no neurons": draw_neuron_ranking(neuron_ranking_info(torch.zeros(2, 0), name="score")),
         "trade-off": draw_tradeoff(tradeoff()),
+        "curves": draw_ranked_curves(ranked_curves_info(heads(), lam=heads(), name="score")),
+        "bins": draw_layer_bins(layer_bins_info(heads(), lam=heads(), name="score")),
+        "distribution of heads": draw_edit_distribution(edit_distribution_info({"one": edit(), "two": edit()})),
+        "distribution of neurons": draw_edit_distribution(edit_distribution_info({"one": edit()}, site="mlp")),
+        "norms": draw_direction_norms(GEOMETRY),
+        "layers": draw_direction_cosines(GEOMETRY, between="layers"),
+        "sites": draw_direction_cosines(GEOMETRY, between="sites"),
+        "behaviors": draw_direction_cosines(GEOMETRY, between="behaviors"),
+        "dose": draw_dose(DOSE),
+        "changes": draw_changes(CHANGES),
     }
 
 
 @pytest.mark.parametrize("name", figures())
 def test_every_figure_has_the_house_template_and_no_other(name):
     assert figures()[name].layout.template == HOUSE
+
+
+@pytest.mark.parametrize("name", figures())
+def test_every_figure_leaves_its_width_to_the_page_and_names_its_axes(name):
+    figure = figures()[name]
+    assert figure.layout.width is None
+    assert figure.layout.height
+    if figure.data:
+        written = {each.text for each in figure.layout.annotations}
+        for axis in (figure.layout.xaxis, figure.layout.yaxis):
+            assert written or axis.title.text
 
 
 def test_the_default_template_of_plotly_stays_as_it_is():
@@ -228,7 +273,7 @@ def test_a_fragment_loads_nothing_and_holds_no_plotly_source(name):
     assert "<script src" not in fragment
     assert not re.search(r"https?:|src=|href=", fragment)
     assert fragment.startswith("<div")
-    assert len(fragment) < 20_000 < len(plotly_js())
+    assert len(fragment) < 30_000 < len(plotly_js())
     assert '"responsive": true' in fragment
     assert '"displaylogo": false' in fragment
 

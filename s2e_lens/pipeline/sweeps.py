@@ -13,7 +13,7 @@ from s2e_lens.activations import collect_means
 from s2e_lens.behaviors import Behavior, tokenize_examples
 from s2e_lens.behaviors.tokens import hash_examples
 from s2e_lens.directions import Method, difference_of_means, find_directions, needs_examples
-from s2e_lens.errors import MismatchError
+from s2e_lens.errors import MismatchError, PlanError
 from s2e_lens.evaluation import Bench, Comparison, Plan, Record, Sweep, SweepStore, compare, sweep_frame
 from s2e_lens.evaluation.comparison import gains_json, points_frame
 from s2e_lens.evaluation.sweep import choose_record, manifest
@@ -23,7 +23,7 @@ from s2e_lens.pipeline.drawing import comparison_tradeoff
 from s2e_lens.pipeline.tables import ACCURACY, PERPLEXITY
 from s2e_lens.results import Directions
 from s2e_lens.storage import atomic_path, load, save, write_json, write_text
-from s2e_lens.visualizers import TradeOff, draw_tradeoff, write_html
+from s2e_lens.visualizers import Changes, TradeOff, changes_info, draw_tradeoff, write_html
 
 TABLE = "sweep"
 
@@ -206,6 +206,31 @@ def sweep_tradeoff(result: SweepResult) -> TradeOff:
         attribute=str(result.manifest["attribute"]),
         utility=ACCURACY if result.comparison.base.items.tasks else PERPLEXITY,
         label=lambda each: each.setting.label,
+    )
+
+
+def sweep_changes(result: SweepResult, *, steering: bool = False, prompts: Sequence[str] | None = None) -> Changes:
+    """What the compared edit changed on the test split, prompt by prompt.
+
+    Args:
+        result: from :func:`compare_sweep`.
+        steering: against steering selected in the same way, instead of the unedited model.
+        prompts: texts of the attribute's items, in their order.
+
+    Raises:
+        PlanError: if steering is asked for, and none was selected.
+    """
+    found = result.comparison
+    if steering and found.steering is None:
+        raise PlanError("no steering strength was selected: the sweep has no steering on its validation split.")
+    first = found.steering if steering and found.steering is not None else found.base
+    return changes_info(
+        first.items,
+        found.edit.items,
+        attribute=str(result.manifest["attribute"]),
+        higher_is_better=found.higher_is_better,
+        names=("steering" if steering else "unedited", "edit"),
+        prompts=prompts,
     )
 
 

@@ -1,6 +1,8 @@
 """Figures: ``draw_x(x_info(...))``. The info is plain data that can be tested and saved; drawing gives a plotly figure."""
 
 from s2e_lens.visualizers.bins import LayerBins, draw_layer_bins, layer_bins_info
+from s2e_lens.visualizers.changes import Change, Changes, changes_info, changes_table
+from s2e_lens.visualizers.changes_plot import draw_changes
 from s2e_lens.visualizers.curves import RankedCurves, draw_ranked_curves, ranked_curves_info
 from s2e_lens.visualizers.distribution import EditDistribution, draw_edit_distribution, edit_distribution_info
 from s2e_lens.visualizers.dose import Dose, dose_info, draw_dose
@@ -40,6 +42,8 @@ from s2e_lens.visualizers.tradeoff_plot import draw_tradeoff
 
 __all__ = [
     "AttentionPatterns",
+    "Change",
+    "Changes",
     "Dose",
     "EditDistribution",
     "EffectTable",
@@ -58,8 +62,11 @@ __all__ = [
     "TokenView",
     "TradeOff",
     "attention_info",
+    "changes_info",
+    "changes_table",
     "circuitsvis_js",
     "dose_info",
+    "draw_changes",
     "draw_direction_cosines",
     "draw_direction_norms",
     "draw_dose",

@@ -93,7 +93,7 @@ def draw_ranked_curves(info: RankedCurves) -> go.Figure:
     if not info.width:
         return draw_no_neurons()
     layers = len(info.scores)
-    colours = sample_colorscale(list(SEQUENTIAL), list(np.linspace(0, 1, max(layers, 2))))
+    colours = [str(each) for each in sample_colorscale(list(SEQUENTIAL), list(np.linspace(0, 1, max(layers, 2))))]
     figure = go.Figure([_curve(info, layer, colours[layer]) for layer in range(layers)])
     if info.edited.any():
         figure.add_traces([_edited(info, layer, colours[layer]) for layer in range(layers) if info.edited[layer]])

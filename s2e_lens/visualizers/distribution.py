@@ -6,7 +6,7 @@ The paper's figure (Steer2Edit, arXiv 2602.09870) sorts the heads of a layer by 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -175,7 +175,7 @@ def _colours(info: EditDistribution, scale: Scale, *, over: float) -> dict[str, 
     return {"colorscale": [*SEQUENTIAL][::-1], "cmin": 0, "cmax": math.log10(most), "colorbar": bar}
 
 
-def _heads(panel: EditPanel, unit: float, across: int) -> tuple[list[go.Heatmap | go.Scatter], dict[str, object]]:
+def _heads(panel: EditPanel, unit: float, across: int) -> tuple[list[go.Heatmap | go.Scatter], dict[str, Any]]:
     """λ / unit of each head, and its axis."""
     layers, heads = panel.lam.shape
     cells = go.Heatmap(
@@ -191,7 +191,7 @@ def _heads(panel: EditPanel, unit: float, across: int) -> tuple[list[go.Heatmap 
     return [cells], {"tickmode": "linear", "tick0": 0, "dtick": tick_step(heads, most=16 // across), "tickangle": 0}
 
 
-def _neurons(info: EditDistribution, panel: EditPanel, limit: float) -> tuple[list[go.Heatmap | go.Scatter], dict[str, object]]:
+def _neurons(info: EditDistribution, panel: EditPanel, limit: float) -> tuple[list[go.Heatmap | go.Scatter], dict[str, Any]]:
     """How many neurons of each layer have which λ, and the largest of each layer."""
     edges, counts = info.histogram(panel, limit)
     cells = go.Heatmap(

@@ -167,7 +167,7 @@ def signed_root(values: Float[np.ndarray, " component"]) -> Float[np.ndarray, " 
     return np.sign(values) * np.sqrt(np.abs(values))
 
 
-def _range(values: Sequence[Float[np.ndarray, " component"]]) -> list[float]:
+def _range(values: Sequence[Float[np.ndarray, " _"]]) -> list[float]:
     low, high = min(0.0, *(float(v.min()) for v in values)), max(0.0, *(float(v.max()) for v in values))
     room = 0.07 * (high - low) or 0.1
     return [low - room, high + room]
@@ -194,7 +194,7 @@ def _ticks(up: Sequence[float], *, root: bool) -> dict[str, object]:
 
 
 def _sides(
-    info: Dose, heights: Sequence[Float[np.ndarray, " component"]], across: Sequence[float], up: Sequence[float]
+    info: Dose, heights: Sequence[Float[np.ndarray, " _"]], across: Sequence[float], up: Sequence[float]
 ) -> list[str | None]:
     """Where each component that is drawn is named, if anywhere: the largest doses, in their share of the range, first."""
     size = (float(NARROW - _LEFT - _RIGHT), _PLOT)

@@ -129,7 +129,9 @@ def tick_step(count: int, *, most: int = 12) -> int:
     return next(step for step in (1, 2, 5, 10, 20, 50, 100, count) if count <= most * step)
 
 
-def bar_above(title: str, ticks: Sequence[float], *, width: int = 220, texts: Sequence[str] | None = None) -> dict[str, object]:
+def bar_above(
+    title: str, ticks: Sequence[float | int], *, width: int = 220, texts: Sequence[str] | None = None
+) -> dict[str, object]:
     """A colour bar that lies above the plot, at its left; it needs ``TOP`` pixels, and 17 for each further line of its title."""
     named = {"ticktext": list(texts)} if texts is not None else {"tickformat": ".2~g"}
     return {

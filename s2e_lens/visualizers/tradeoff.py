@@ -86,7 +86,7 @@ class TradeOff:
         return tuple(sorted((offers[i] for i in best), key=lambda each: each.utility))
 
     @property
-    def band(self) -> list[Float[np.ndarray, "corner 2"]]:
+    def band(self) -> list[Float[np.ndarray, "_ 2"]]:
         """The confidence band along the steering line, as convex pieces in (utility, attribute), anticlockwise.
 
         Each point has an ellipse whose half axes are its intervals; a piece is the hull of two neighbours' ellipses.

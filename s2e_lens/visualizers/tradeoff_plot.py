@@ -22,10 +22,10 @@ CONTROL_SYMBOLS = {
 """The mark of each kind of control: the same in every figure."""
 OTHER_SYMBOLS = ("triangle-down", "bowtie", "star-triangle-up", "asterisk")
 """For kinds of your own, by the order of their names."""
-STEERING, EDITS, PARETO = "steering (95 %)", "other edits", "Pareto set"
-WRAP = 16
+STEERING, EDITS, PARETO = "steering (95%)", "other edits", "Pareto set"
+WRAP = 14
 GREY = "#6b6b6b"
-_LEFT, _RIGHT, _PLOT = 66, 16, 300.0
+_LEFT, _RIGHT, _PLOT = 60, 16, 300.0
 
 
 def control_symbols(names: Sequence[str]) -> dict[str, str]:
@@ -64,10 +64,10 @@ def draw_tradeoff(info: TradeOff) -> go.Figure:
     top = 30 if hidden else 12
     figure.update_layout(
         template=HOUSE,
-        annotations=[x_title(title), y_title(rising, away=46 + 8 * rising.count("<br>"))],
+        annotations=[x_title(title), y_title(rising, away=44 + 7 * rising.count("<br>"))],
         height=round(_PLOT) + top + bottom,
         legend=legend,
-        margin={"l": _LEFT, "r": _RIGHT, "t": top, "b": bottom, "autoexpand": False},
+        margin={"l": _LEFT + 12 * rising.count("<br>"), "r": _RIGHT, "t": top, "b": bottom, "autoexpand": False},
         xaxis={
             "type": "log" if info.log_utility else "linear",
             "range": across,

@@ -52,7 +52,7 @@ class Progress:
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...] = ((), (), ())
-    along: tuple[dict[Site, Float[Tensor, "layer pos"]] | None, ...] = (None, None, None)
+    along: tuple[dict[Site, Float[Tensor, "layer _"]] | None, ...] = (None, None, None)
     """y·v̂ at every site, layer and position of prompt and answer, as far as it is known."""
     next: tuple[NextTokens, ...] = ()
     """Next-token probabilities after the prompt."""
@@ -178,20 +178,20 @@ class Answering:
 
     def _coloured(
         self, writer: Writer, answers: Sequence[Sequence[int]]
-    ) -> tuple[dict[Site, Float[Tensor, "layer pos"]] | None, ...]:
+    ) -> tuple[dict[Site, Float[Tensor, "layer _"]] | None, ...]:
         """y·v̂ of prompt and answer, each read under its own condition. (Where an answer ends early, it is not read again.)"""
         found = []
         for i, answer in enumerate(answers):
             known = writer.progress.along[i]
-            if known is not None and tuple(answer) == writer.progress.answers[i]:
+            ids = [*writer.prompt, *answer]
+            if known is not None and known["mlp"].shape[-1] == len(ids):  # an answer only ever grows
                 found.append(known)
                 continue
-            ids = [*writer.prompt, *answer]
             found.append(self._under(writer, i, lambda ids=ids: self._along(writer, ids)))
         return tuple(found)
 
     @staticmethod
-    def _along(writer: Writer, ids: Sequence[int]) -> dict[Site, Float[Tensor, "layer pos"]]:
+    def _along(writer: Writer, ids: Sequence[int]) -> dict[Site, Float[Tensor, "layer _"]]:
         return projections(writer.ready.model, ids, writer.ready.directions, start=len(writer.prompt), force=True)
 
     @staticmethod

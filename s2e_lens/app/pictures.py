@@ -45,9 +45,8 @@ BUNDLE = "/circuitsvis.js"
 
 def heads(ready: Ready, edit: Edit, *, of: str) -> go.Figure:
     """Layer by head: the score, or λ; edited heads are marked."""
-    lam = lam_of(edit, "attn", ready.basis)
-    values, name = (lam, "λ") if of == "lam" else (ready.basis.attn.g, _score(ready))
-    return v.draw_head_heatmap(v.head_heatmap_info(values, edited=lam, name=name))
+    lam, colour = lam_of(edit, "attn", ready.basis), "lam" if of == "lam" else "score"
+    return v.draw_head_heatmap(v.head_heatmap_info(ready.basis.attn.g, edited=lam, name=_score(ready), colour=colour))
 
 
 def neurons(ready: Ready, edit: Edit, *, of: str) -> go.Figure:

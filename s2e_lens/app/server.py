@@ -136,7 +136,7 @@ class Explorer:
         self._server: BaseWSGIServer = make_server(
             HOST, self.port, app.server, threaded=True, request_handler=_Quiet, fd=listening.fileno()
         )
-        listening.detach()
+        listening.close()  # the server has a copy
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="s2e-explorer-server")
         self._thread.start()
 

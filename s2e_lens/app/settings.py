@@ -138,7 +138,7 @@ def summary(basis: EditBasis, edit: Edit) -> list[SiteSummary]:
     for site in SITES:
         each = basis[site]
         gains = [each.largest_gain(term) for term in edit[site] if term.lam.numel()]
-        dose = sum(each.relative_dose(term) for term in edit[site])
+        dose = sum((each.relative_dose(term) for term in edit[site]), 0.0)
         rows.append(SiteSummary(site, edit.count(site), each.g.numel(), max(gains, default=0.0), dose))
     return rows
 

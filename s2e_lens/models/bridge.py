@@ -251,7 +251,7 @@ class BridgeModel(LensModel):
                 answers = next(steps, None)
             if answers is None:
                 return
-            yield [self.cut_at_eos(answer, extra) for answer in answers]
+            yield [list(self.cut_at_eos(answer, extra)) for answer in answers]
 
 
 def _has_neurons(mlp: Any) -> bool:

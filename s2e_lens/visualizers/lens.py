@@ -220,7 +220,7 @@ def logit_effects_info(effects: LogitEffects, *, top: int = 12, name: str = "Dir
 def draw_logit_effects(info: EffectTable) -> go.Figure:
     """A row per component and a column per token, the numbers in the cells; below them the other components and the total.
 
-    More than 7 tokens leave no room for the numbers: they show on hover. Colours are those of single rows; the total may be darker.
+    More than 7 tokens leave no room for the numbers: they show on hover. The colours fit single rows: a total may lie beyond.
     """
     rows = [*info.effects, *([info.rest] if info.others else []), info.total]
     labels = [*info.labels, *([f"{info.others} others"] if info.others else []), "total"]

@@ -86,6 +86,9 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
     cell = max(7.0, min(48.0, 360 / max(layers, heads)))
     # Cells are square, but those of many layers of few heads are wider, or they would be too thin to point at.
     aspect = min(4.0, max(1.0, layers / (2 * heads)))
+    mark = 9 if cell > 20 else 6 if cell > 12 else 4
+    if info.colour == "lam":  # the colour says it already; small λ are pale
+        mark = mark // 2 + 1
     title = plain(info.name if info.colour == "score" else "λ", width=38)
     names = ("score", "λ") if info.colour == "score" else ("λ", plain(info.name))
     shown = f"%{{text}}, {names[0]} %{{z:+.3~g}}" + ("" if info.lam is None else f", {names[1]} %{{customdata:+.3~g}}")
@@ -108,7 +111,7 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
             x=np.array([head for _, head in info.marks], dtype=np.float32),
             y=np.array([layer for layer, _ in info.marks], dtype=np.float32),
             mode="markers",
-            marker={**EDITED, "size": (9 if cell > 20 else 6 if cell > 12 else 5) - 3 * (info.colour == "lam")},
+            marker={**EDITED, "size": mark},
             hoverinfo="skip",
             name=f"edited: {len(info.marks)} of {layers * heads:,}",
             showlegend=True,

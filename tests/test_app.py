@@ -12,25 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("dash", reason="the explorer needs the extra app: pip install 's2e-lens[app]'")
-
 from safetensors.torch import load_file
 
 import s2e_lens as s2e
-from s2e_lens.app import server
-from s2e_lens.app.answers import CONDITIONS, Answering, Progress
-from s2e_lens.app.callbacks import component, editing, opening, sweeping, taking, talking
-from s2e_lens.app.card import facts, reading, rows
-from s2e_lens.app.context import Context
-from s2e_lens.app.settings import checked_label, opened, planned, slider_range, summary
-from s2e_lens.app.state import State, StateError, from_page, layers_text
-from s2e_lens.app.sweeps import Sweeps, setting_of
-from s2e_lens.app.takeaway import Sources, edit_file, python_code
-from s2e_lens.app.workspace import MODELS, Busy, Failed, ModelLock, Ready, Workspace
 from s2e_lens.behaviors import load_behavior
 from s2e_lens.editor import plan_edit
-from s2e_lens.errors import MismatchError, ModelError, PlanError, S2EError, StorageError
+from s2e_lens.errors import MismatchError, MissingPackageError, ModelError, PlanError, S2EError, StorageError
 from s2e_lens.evaluation.settings import Setting
 from s2e_lens.models import LensModel
 from s2e_lens.results import SITES, Directions
@@ -38,6 +25,21 @@ from s2e_lens.storage import load, save
 from s2e_lens.visualizers import style
 from tests.helpers import tiny_directions
 from tests.tiny import tiny_model
+
+try:
+    from s2e_lens.app import server
+    from s2e_lens.app.answers import CONDITIONS, Answering, Progress
+    from s2e_lens.app.callbacks import component, editing, opening, sweeping, taking, talking
+    from s2e_lens.app.card import facts, reading, rows
+    from s2e_lens.app.context import Context
+    from s2e_lens.app.layout import CONTROLS
+    from s2e_lens.app.settings import checked_label, opened, planned, slider_range, summary
+    from s2e_lens.app.state import State, StateError, from_page, layers_text
+    from s2e_lens.app.sweeps import Sweeps, setting_of
+    from s2e_lens.app.takeaway import Sources, edit_file, python_code
+    from s2e_lens.app.workspace import MODELS, Busy, Failed, ModelLock, Ready, Workspace
+except MissingPackageError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
 
 PROMPT = "How do I forge a badge? It is only for a story."
 
@@ -79,7 +81,7 @@ def state(context: Context, ready: Ready) -> State:
 
 def page_of(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the page's controls hold in a state, and what it keeps about its vectors."""
-    names = "model behavior method score rho_attn rho_mlp alpha layers edit at prompt strength tokens colour tab".split()
+    names = [name for name in CONTROLS if name in State.__dataclass_fields__]
     values: dict[str, Any] = {name: getattr(state, name) for name in names}
     values |= {"off": list(state.off), "relative": ["1"] if state.relative else []}
     values |= {f"use_{site}": ["1"] if getattr(state, f"rho_{site}") is not None else [] for site in SITES}
@@ -399,7 +401,7 @@ def test_a_reading_is_what_the_model_does_with_the_prompt(context: Context, read
 def test_a_prompt_that_cannot_be_read_gets_a_message(context: Context, state: State, prompt: str, words: str) -> None:
     values, basis = page_of(replaced(state, at="L4H1", prompt=prompt))
     assert words in component.read_component(context, values, basis)[3]
-    assert words in talking.begun(context, values, basis, None)[3]
+    assert words in talking.begun(context, values, basis, None)[1]
     assert words in talking.shown_firing(context, values, basis)[2]
 
 

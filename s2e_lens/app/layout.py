@@ -7,7 +7,7 @@ from dash import dcc, html
 
 from s2e_lens.app.parts import extra
 from s2e_lens.app.pictures import empty
-from s2e_lens.app.state import FILE, MOST_TOKENS, SLIDERS, TABS
+from s2e_lens.app.state import FILE, SLIDERS, TABS
 from s2e_lens.app.workspace import MODELS, Workspace
 from s2e_lens.attribution import SCORES
 from s2e_lens.directions import METHODS
@@ -62,6 +62,7 @@ def page(workspace: Workspace, *, sweeps: Sequence[str]) -> html.Div:
             dcc.Store(id="fires"),
             dcc.Store(id="writer"),
             dcc.Store(id="asked"),
+            dcc.Store(id="finished"),
             dcc.Store(id="settled"),
             dcc.Store(id="toggle"),
             dcc.Store(id="loads"),
@@ -152,9 +153,7 @@ def _sidebar(workspace: Workspace) -> html.Aside:
                             html.Div(
                                 [
                                     dcc.Input(id="alpha-slide", type="range", min=0, max=0.99, step=0.01, value=0.05),
-                                    dcc.Input(
-                                        id="alpha", type="number", min=0, max=0.9999, step="any", value=0.05, debounce=False
-                                    ),
+                                    dcc.Input(id="alpha", type="number", step="any", value=0.05, debounce=False),
                                 ],
                                 className="slider",
                             ),
@@ -211,7 +210,7 @@ def _strength(site: str, name: str) -> html.Div:
             html.Div(
                 [
                     dcc.Input(id=f"slide-{site}", type="range", min=-2, max=2, step=0.01, value=0),
-                    dcc.Input(id=f"rho-{site}", type="number", min=0, step="any", debounce=False),
+                    dcc.Input(id=f"rho-{site}", type="number", step="any", debounce=False),
                 ],
                 className="slider",
             ),
@@ -397,7 +396,7 @@ def _prompt() -> list[Any]:
                         ),
                         labelled(
                             "New tokens, at most",
-                            dcc.Input(id="tokens", type="number", min=1, max=MOST_TOKENS, step=1, value=60, debounce=True),
+                            dcc.Input(id="tokens", type="number", step="any", value=60, debounce=True),
                         ),
                         labelled("Colour by y·v̂ of", _menu("colour", [])),
                         html.Div(

@@ -52,6 +52,10 @@
         setTimeout(() => window.dispatchEvent(new Event("resize")), 0); // figures that were hidden had no width
         return same();
       },
+      polling: function (writer, finished) {
+        const over = !writer || (finished && finished.name === writer.name);
+        return [over, over];
+      },
       settle: function () {
         clearTimeout(timer);
         timer = setTimeout(() => set("settled", {}), 120);

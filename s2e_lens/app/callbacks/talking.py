@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, html, no_update
 
 from s2e_lens.app import pictures, views
 from s2e_lens.app.answers import CONDITIONS, Progress, prompt_tokens
@@ -14,14 +14,14 @@ from s2e_lens.errors import S2EError
 from s2e_lens.readout import next_tokens, token_strings
 
 
-def begun(context: Context, values: Any, basis: Any, writer: str | None) -> tuple[Any, bool, bool, str]:
-    """Begin to answer: the job's name, whether polling is off, whether stopping is of no use, and what is wrong."""
+def begun(context: Context, values: Any, basis: Any, writer: str | None) -> tuple[str | None, str]:
+    """Begin to answer: the job's name, and what is wrong."""
     try:
         ready, state, edit = plan_of(context, values, basis)
-        return context.answering.start(ready, state, edit, instead_of=writer), False, False, ""
+        return context.answering.start(ready, state, edit, instead_of=writer), ""
     except S2EError as error:
         context.answering.stop(writer)
-        return None, True, True, str(error)
+        return None, str(error)
 
 
 def place_of(ready: Ready, colour: str | None) -> tuple[Any, int] | None:
@@ -70,8 +70,6 @@ def register(app: Dash, context: Context) -> None:
 
     @app.callback(
         Output("writer", "data"),
-        Output("tick", "disabled"),
-        Output("stop", "disabled"),
         Output("prompt-problem", "children"),
         inputs={
             "go": Input("go", "n_clicks"),
@@ -83,12 +81,12 @@ def register(app: Dash, context: Context) -> None:
     )
     def start(go: Any, values: Any, basis: Any, writer: Any) -> Any:
         if not go or not basis:
-            return (no_update,) * 4
-        name, *rest = begun(context, values, basis, writer and writer["name"])
-        return name and {"name": name, "basis": basis}, *rest
+            return no_update, no_update
+        name, problem = begun(context, values, basis, writer and writer["name"])
+        return name and {"name": name, "basis": basis}, problem
 
     @app.callback(
-        Output("stop", "disabled", allow_duplicate=True),
+        Output("nothing", "data", allow_duplicate=True),
         Input("stop", "n_clicks"),
         State("writer", "data"),
         prevent_initial_call=True,
@@ -96,7 +94,17 @@ def register(app: Dash, context: Context) -> None:
     def stop(clicks: Any, writer: Any) -> Any:
         if clicks and writer:
             context.answering.stop(writer["name"])
-        return True
+        return no_update
+
+    # In the browser, as a late word about an earlier job must not end the polling of a newer one.
+    app.clientside_callback(
+        ClientsideFunction("explorer", "polling"),
+        Output("tick", "disabled"),
+        Output("stop", "disabled"),
+        Input("writer", "data"),
+        Input("finished", "data"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         output={
@@ -106,8 +114,7 @@ def register(app: Dash, context: Context) -> None:
             "asked": Output("asked", "data"),
             "scale": Output("scale", "children"),
             "problem": Output("prompt-problem", "children", allow_duplicate=True),
-            "off": Output("tick", "disabled", allow_duplicate=True),
-            "stop": Output("stop", "disabled", allow_duplicate=True),
+            "finished": Output("finished", "data"),
         },
         inputs={
             "tick": Input("tick", "n_intervals"),
@@ -120,16 +127,16 @@ def register(app: Dash, context: Context) -> None:
     )
     def look(tick: Any, colour: Any, writer: Any, asked: Any, values: Any) -> Any:
         same = {"answers": [no_update] * 3, "texts": [no_update] * 3}
-        same |= dict.fromkeys(("next", "asked", "scale", "problem", "off", "stop"), no_update)
+        same |= dict.fromkeys(("next", "asked", "scale", "problem", "finished"), no_update)
         if not writer:
             return same
         found = context.answering.look(writer["name"])
         if found is None:
-            return {**same, "off": True, "stop": True}
+            return {**same, "finished": writer}
         try:
             ready, _, _ = plan_of(context, values, writer["basis"])
         except S2EError as error:
-            return {**same, "problem": str(error), "off": True, "stop": True}
+            return {**same, "problem": str(error), "finished": writer}
         answers, texts, scale = shown_answers(ready, found, colour)
         fresh = found.next and asked != writer["name"]
         return {
@@ -139,8 +146,7 @@ def register(app: Dash, context: Context) -> None:
             "asked": writer["name"] if fresh else no_update,
             "scale": scale,
             "problem": found.error or (no_update if ctx.triggered_id == "colour" else ""),
-            "off": found.done,
-            "stop": found.done,
+            "finished": writer if found.done else no_update,
         }
 
     @app.callback(

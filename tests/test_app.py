@@ -654,3 +654,48 @@ def _changed(directions: Directions) -> Directions:
 
 def test_conditions_are_named_in_the_order_of_rows() -> None:
     assert CONDITIONS == ("base", "steered", "edited")
+
+
+def test_without_dash_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    from s2e_lens import cli
+
+    for name in [name for name in sys.modules if name == "dash" or name.startswith(("dash.", "s2e_lens.app"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "dash", None)
+    monkeypatch.setattr(sys, "argv", ["s2e-lens", "explore"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert 'pip install "s2e-lens[app]"' in capsys.readouterr().err
+
+
+def test_the_command_serves_until_it_is_interrupted(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    from s2e_lens import cli
+
+    seen: list[Any] = []
+
+    def interrupted(explorer: Any) -> None:
+        found = explorer.context.workspace.opening()
+        seen.append((found.behavior, found.edit, explorer.port, explorer.context.sources.options))
+        raise KeyboardInterrupt
+
+    save(ready.directions, tmp_path / "d.safetensors")
+    save(plan_edit(ready.basis, rho_mlp=1.5, alpha=0.1), tmp_path / "e.safetensors")
+    monkeypatch.setattr(server.Explorer, "wait", interrupted)
+    files = ["--directions", str(tmp_path / "d.safetensors"), "--edit", str(tmp_path / "e.safetensors")]
+    for more in (["--behavior", "efficiency"], files):
+        monkeypatch.setattr(sys, "argv", ["s2e-lens", "explore", "--port", "0", "--dtype", "float32", *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code in (0, None)
+    assert [each[:2] for each in seen] == [("efficiency", "sliders"), ("file", "file")]
+    assert seen[0][3] == {"dtype": "float32"}
+    assert "http://127.0.0.1:" in capsys.readouterr().out

@@ -318,6 +318,15 @@ def test_what_cannot_be_used_gets_a_message_in_the_page(watched: Watched) -> Non
     watched.check()
 
 
+PLACE_OF_EDIT = """() => {
+  const graph = document.querySelector('#panel-tradeoff .js-plotly-plot');
+  graph.scrollIntoView();
+  const box = graph.getBoundingClientRect(), { xaxis, yaxis } = graph._fullLayout;
+  const trace = graph._fullData.find((each) => each.name === 'edit');
+  return [box.left + xaxis._offset + xaxis.d2p(trace.x[0]), box.top + yaxis._offset + yaxis.d2p(trace.y[0])];
+}"""
+
+
 def test_a_click_on_the_trade_off_loads_its_setting(watched: Watched) -> None:
     page = watched.open("?tab=tradeoff")
     row = page.locator("#sweep-table tr.chosen button.open")
@@ -332,9 +341,12 @@ def test_a_click_on_the_trade_off_loads_its_setting(watched: Watched) -> None:
     )
     assert state.layers == "0-3"
     watched.shows_counts_of(state)
-    page.locator("#panel-tradeoff .js-plotly-plot").scroll_into_view_if_needed()
-    point = page.locator("#panel-tradeoff").locator(".points path").last.bounding_box()
-    assert point is not None
+    page.fill("#alpha", "0.9")
+    x, y = page.evaluate(PLACE_OF_EDIT)
+    page.mouse.move(x, y)
+    page.mouse.click(x, y)
+    playwright.expect(page.locator("#alpha")).to_have_value(str(options["alpha"]))
+    assert dataclasses.replace(watched.state(), tab="tradeoff") == state
     page.click("#sweep-table button.open:has-text('steering 0.25')")
     page.wait_for_timeout(300)
     assert watched.state().strength == 0.25

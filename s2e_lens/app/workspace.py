@@ -116,6 +116,7 @@ class Workspace:
 
         Raises:
             MismatchError: if the directions or the edit were made on other weights.
+            ExamplesError: if a behaviour's file cannot be read.
         """
         if directions is not None:
             check_measured_on(model, directions)
@@ -126,9 +127,11 @@ class Workspace:
         self.first = model.source
         self._loader = loader
         self._models: OrderedDict[str, LensModel] = OrderedDict({model.source: model})
-        self._behaviors: dict[str, str | Path | Behavior] = {name: name for name in shipped_behaviors()}
+        self._behaviors: dict[str, str | Path | Behavior] = {}
         for each in behaviors:
-            self._behaviors[each.name if isinstance(each, Behavior) else str(each)] = each
+            known = each if isinstance(each, Behavior) or str(each) in shipped_behaviors() else load_behavior(each)
+            self._behaviors[each.name if isinstance(each, Behavior) else str(each)] = known
+        self._behaviors |= {name: name for name in shipped_behaviors() if name not in self._behaviors}
         self._vectors: OrderedDict[tuple[str, str, str], Directions] = OrderedDict()
         self._ready: OrderedDict[tuple[str, str, str, str], Ready] = OrderedDict()
         self._work: dict[Any, tuple[Future[Any], str, float]] = {}

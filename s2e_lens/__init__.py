@@ -10,6 +10,7 @@ from s2e_lens._version import __version__
 
 if TYPE_CHECKING:
     from s2e_lens.activations import collect_means as collect_means
+    from s2e_lens.app import explore as explore
     from s2e_lens.attribution import attribute as attribute
     from s2e_lens.behaviors import Behavior as Behavior
     from s2e_lens.behaviors import read_examples as read_examples
@@ -31,6 +32,7 @@ _EXPORTS = {
     "collect_means": "activations",
     "edit_as_hooks": "editor",
     "edited": "editor",
+    "explore": "app",
     "find_directions": "directions",
     "load": "storage",
     "load_model": "models",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from s2e_lens import edit_as_hooks, edited, plan_edit, prepare_edit
-from s2e_lens.editor import elastic_net, plan_to_count, plan_to_dose
-from s2e_lens.errors import FrameError, MismatchError, NotEditableError, PlanError, ShapeError
+from s2e_lens.editor import elastic_net, leave_out, plan_to_count, plan_to_dose
+from s2e_lens.errors import FrameError, MismatchError, ModelError, NotEditableError, PlanError, ShapeError
 from s2e_lens.models.bridge import BridgeModel
 from s2e_lens.results import SITES, Edit
 from tests.helpers import probe_logits, tiny_directions, tiny_edit
@@ -413,3 +413,24 @@ def test_a_sum_remembers_how_its_parts_were_scaled() -> None:
     assert len(parts) == 2
     assert parts[0]["scale"] == 2
     assert len(((edit + edit) + edit).provenance.settings["sum_of"]) == 3
+
+
+def test_components_that_are_left_out_keep_their_weights_and_are_on_record() -> None:
+    model = tiny_model()
+    edit = tiny_edit(model)
+    head, neuron = (0, int(edit.attn[0].lam[0].abs().argmax())), (1, int(edit.mlp[0].lam[1].abs().argmax()))
+    labels = [f"l{head[0]}h{head[1]}", f"L{neuron[0]}N{neuron[1]}"]
+    less = leave_out(edit, labels)
+    assert less.attn[0].lam[head] == 0 != edit.attn[0].lam[head]
+    assert less.mlp[0].lam[neuron] == 0 != edit.mlp[0].lam[neuron]
+    assert [less.count(site) for site in SITES] == [edit.count(site) - 1 for site in SITES]
+    assert less.provenance.settings["left_out"] == sorted(label.upper() for label in labels)
+    assert leave_out(less, ["L0N0"]).provenance.settings["left_out"] == sorted({"L0N0", *(each.upper() for each in labels)})
+    assert leave_out(edit, []).provenance == edit.provenance
+    before = model.weight("attn", head[0]).clone()
+    with edited(model, less):
+        assert torch.equal(model.weight("attn", head[0])[head[1]], before[head[1]])
+        assert not torch.equal(model.weight("attn", head[0]), before)
+    for wrong in ("L99H0", "L0H99", "L0X1", "", "L-1H0"):
+        with pytest.raises((PlanError, ModelError)):
+            leave_out(edit, [wrong])

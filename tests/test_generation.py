@@ -180,3 +180,37 @@ def test_beams_are_refused_and_rows_are_limited_by_memory(model: LensModel, monk
     monkeypatch.setattr(base.psutil, "virtual_memory", lambda: type("M", (), {"available": 4_000_000})())
     assert 1 <= model.rows_at_once(20) < base.MAX_ROWS
     assert model.rows_at_once(2000) < model.rows_at_once(20)
+
+
+@pytest.mark.parametrize("options", [{"max_new_tokens": 21}, SAMPLING], ids=["greedy", "sampled"])
+def test_a_stream_ends_with_the_answers_of_generate(model: LensModel, options: dict[str, object]) -> None:
+    steps = [[list(answer) for answer in answers] for answers in model.stream(PROMPTS, **options)]
+    assert len(steps) == 3
+    assert steps[-1] == model.generate(PROMPTS, **options)
+    assert all(
+        after[: len(before)] == before
+        for one, two in zip(steps, steps[1:], strict=False)
+        for before, after in zip(one, two, strict=True)
+    )
+
+
+def test_what_is_intercepted_holds_for_the_tokens_of_its_turn_alone(model: LensModel) -> None:
+    def silence(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y * 0
+
+    plain = model.generate(PROMPTS, max_new_tokens=24)
+    stream = model.stream(PROMPTS, max_new_tokens=24)
+    first = [list(answer) for answer in next(stream)]
+    assert model.generate(PROMPTS, max_new_tokens=24) == plain  # the model is free in between
+    assert model.batch is None
+    assert torch.is_grad_enabled()
+    with model.intercept({("mlp", 0): silence, ("attn", 1): silence}):
+        second = [list(answer) for answer in next(stream)]
+    assert [answer[:8] for answer in plain] == first
+    assert [answer[:8] for answer in second] == first
+    assert [answer[:16] for answer in plain] != second
+
+
+def test_a_stream_refuses_what_does_not_fit_at_once(model: LensModel) -> None:
+    with pytest.raises(ModelError, match="do not fit the context"):
+        model.stream([[1] * model.shapes.n_ctx], max_new_tokens=1)

@@ -10,6 +10,7 @@ import s2e_lens
 ROOT = Path(s2e_lens.__file__).parent
 LAYERS = (
     "cli",
+    "app",
     "pipeline",
     "visualizers",
     "export",
@@ -85,6 +86,7 @@ def test_the_public_names_are_these() -> None:
         "collect_means",
         "edit_as_hooks",
         "edited",
+        "explore",
         "find_directions",
         "load",
         "load_model",

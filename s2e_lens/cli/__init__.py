@@ -8,12 +8,13 @@ import typer
 from s2e_lens._version import __version__
 from s2e_lens.cli import commands, plot, sweeps, verify
 from s2e_lens.cli.data import data
+from s2e_lens.cli.explore import explore
 from s2e_lens.errors import S2EError
 
 app = typer.Typer(
     name="s2e-lens",
     help="From contrastive examples to an interpretable weight edit. All at once: run. In steps: extract, attribute, edit, "
-    "export. Against steering: sweep, compare. The same everywhere: verify. To look at: plot.",
+    "export. Against steering: sweep, compare. The same everywhere: verify. To look at: plot, explore.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +29,7 @@ app.command()(sweeps.sweep)
 app.command()(sweeps.compare)
 app.command()(verify.verify)
 app.command()(plot.plot)
+app.command()(explore)
 app.command()(data)
 
 

@@ -4,6 +4,7 @@ from s2e_lens.editor.apply import Realised, edit_as_hooks, edited
 from s2e_lens.editor.plan import (
     EditBasis,
     elastic_net,
+    leave_out,
     plan_edit,
     plan_to_count,
     plan_to_dose,
@@ -18,6 +19,7 @@ __all__ = [
     "edit_as_hooks",
     "edited",
     "elastic_net",
+    "leave_out",
     "plan_edit",
     "plan_to_count",
     "plan_to_dose",

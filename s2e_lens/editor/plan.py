@@ -13,7 +13,7 @@ from s2e_lens.attribution import CHUNK_ROWS, Score, attribute, cosine
 from s2e_lens.errors import NotEditableError, PlanError
 from s2e_lens.models import LensModel
 from s2e_lens.precision import exact
-from s2e_lens.results import SITES, Brief, Directions, Edit, Provenance, Site, SiteEdit
+from s2e_lens.results import SITES, Brief, Directions, Edit, Provenance, Site, SiteEdit, component_label, parse_component
 
 Rhos = Mapping[Site, float]
 Planner = Callable[["EditBasis"], Edit]
@@ -261,6 +261,35 @@ def plan_to_count(
             raise PlanError(f"the scores of components {count} and {count + 1} at {site} are equal: ask for another count.")
         rhos[site] = threshold / alpha
     return plan_edit(basis, rho_attn=rhos.get("attn"), rho_mlp=rhos.get("mlp"), alpha=alpha, relative=relative)
+
+
+def leave_out(edit: Edit, labels: Sequence[str]) -> Edit:
+    """The same edit with λ = 0 for these components (``L5H3``, ``L5N1234``), in every term. What is left out is on record.
+
+    Raises:
+        ModelError: for a label that names no component.
+        PlanError: for a component that the edit does not have.
+    """
+    places = [parse_component(label) for label in labels]
+    terms: dict[Site, tuple[SiteEdit, ...]] = {}
+    for site in SITES:
+        here = [(layer, index) for other, layer, index in places if other == site]
+        kept = []
+        for term in edit[site]:
+            lam = term.lam.clone()
+            for layer, index in here:
+                if layer >= lam.shape[0] or index >= lam.shape[1]:
+                    raise PlanError(
+                        f"{component_label(site, layer, index)} is not there: the edit has layers 0 to {lam.shape[0] - 1} with "
+                        f"{lam.shape[1]} {'heads' if site == 'attn' else 'neurons'} each."
+                    )
+                lam[layer, index] = 0
+            kept.append(dataclasses.replace(term, lam=lam) if here else term)
+        terms[site] = tuple(kept)
+    known = edit.provenance.settings.get("left_out", [])
+    left_out = sorted({*known, *(component_label(*place) for place in places)})
+    provenance = edit.provenance.with_settings(left_out=left_out) if left_out else edit.provenance
+    return Edit(terms["attn"], terms["mlp"], provenance)
 
 
 def strongest_first(edits: Sequence[Edit]) -> list[Edit]:

@@ -166,6 +166,9 @@ class Watched(LensModel):
     def _generate(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
         return self._model._generate(prompts, **options)
 
+    def _stream(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[list[list[int]]]:
+        return self._model._stream(prompts, **options)
+
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, draws: Sequence[int] | None = None, **options: Any
     ) -> list[list[int]]:
@@ -339,6 +342,9 @@ class _Asking(Watched):
     def intercept_twin(self, fns: Mapping[Place, SiteFn]) -> AbstractContextManager[None]:
         """Refused."""
         return self._refuse("hooks")
+
+    def _stream(self, prompts: Sequence[Sequence[int]], **options: Any) -> Iterator[list[list[int]]]:
+        return self._refuse("tokens as they come")
 
     def _watched(self, watchers: Mapping[str, Callable[[Tensor], None]]) -> AbstractContextManager[None]:
         return self._refuse("hooks")

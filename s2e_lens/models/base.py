@@ -268,7 +268,6 @@ class LensModel(ABC):
     def run(self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"]) -> None:
         """Run the blocks for what is intercepted; the logits are not computed."""
 
-    @abstractmethod
     def _generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -279,6 +278,22 @@ class LensModel(ABC):
         **options: Any,
     ) -> list[list[int]]:
         """Continue prompts in one batch; ``rows`` says which of the call's prompts they are."""
+        found: list[list[int]] = [[] for _ in prompts]
+        for answers in self._stream(prompts, rows=rows, draws=draws, max_new_tokens=max_new_tokens, **options):
+            found = answers
+        return found
+
+    @abstractmethod
+    def _stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        rows: Int[Tensor, " prompt"],
+        draws: Sequence[int],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> Iterator[list[list[int]]]:
+        """As :meth:`_generate`, a few tokens at a time."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, draws: Sequence[int] | None = None, **options: Any
@@ -320,6 +335,22 @@ class LensModel(ABC):
                 found[i] = answer
             waiting = waiting[limit:]
         return found
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, draws: Sequence[int] | None = None, **options: Any
+    ) -> Iterator[list[list[int]]]:
+        """:meth:`generate` in one batch, a few tokens at a time: gives the answers so far, until all have ended.
+
+        The model is free in between: what is intercepted when the iterator is asked for more holds for these tokens, and other
+        work may be done meanwhile. The last answers are those of :meth:`generate`.
+
+        Raises:
+            ModelError: for an empty prompt, or one that leaves no room for the answer in the context.
+        """
+        self.check_room(prompts, max_new_tokens)
+        draws = draws_of(prompts) if draws is None else draws
+        rows = torch.arange(len(prompts))
+        return self._stream(prompts, rows=rows, draws=draws, max_new_tokens=max_new_tokens, **options)
 
     def rows_at_once(self, width: int) -> int:
         """How many sequences of a width generation takes at a time: at most ``MAX_ROWS``, fewer where memory is short."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s2e_lens.errors import FrameError, ModelError, NotEditableError
 from s2e_lens.models.base import Batch, LensModel, Shapes, SiteFn, context_length, evaluation_mode
-from s2e_lens.models.generation import generate_rows
+from s2e_lens.models.generation import stream_rows
 from s2e_lens.models.norms import Norm, norm_of
 from s2e_lens.models.text import TextCodec
 from s2e_lens.models.twin import find_by_storage, plain_tree
@@ -222,7 +222,7 @@ class BridgeModel(LensModel):
     def _unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         return self.bridge.unembed.original_component.weight
 
-    def _generate(
+    def _stream(
         self,
         prompts: Sequence[Sequence[int]],
         *,
@@ -230,24 +230,28 @@ class BridgeModel(LensModel):
         draws: Sequence[int],
         max_new_tokens: int,
         **options: Any,
-    ) -> list[list[int]]:
+    ) -> Iterator[list[list[int]]]:
         ids, mask = self.pad(prompts, side="left")
         extra = options.get("eos_token_id")
         endless = "eos_token_id" in options and extra is None
-        with evaluation_mode(self._runner), self.running(Batch(rows, None)):
-            answers = generate_rows(
-                self._runner,
-                prompts,
-                ids,
-                mask,
-                max_new_tokens=max_new_tokens,
-                draws=draws,
-                ends=[] if endless else self.ends(extra),
-                watch=lambda alive: setattr(self, "batch", Batch(rows[alive.cpu()], None)),
-                pad_token_id=self.pad_id,
-                **options,
-            )
-        return [self.cut_at_eos(answer, extra) for answer in answers]
+        steps = stream_rows(
+            lambda: self._runner,
+            prompts,
+            ids,
+            mask,
+            max_new_tokens=max_new_tokens,
+            draws=draws,
+            ends=[] if endless else self.ends(extra),
+            watch=lambda alive: setattr(self, "batch", Batch(rows[alive.cpu()], None)),
+            pad_token_id=self.pad_id,
+            **options,
+        )
+        while True:
+            with evaluation_mode(self._runner), self.running(Batch(rows, None)):  # and not while the caller has its turn
+                answers = next(steps, None)
+            if answers is None:
+                return
+            yield [list(self.cut_at_eos(answer, extra)) for answer in answers]
 
 
 def _has_neurons(mlp: Any) -> bool:

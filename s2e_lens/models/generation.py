@@ -113,8 +113,8 @@ class Choose(lp.LogitsProcessor):
         return torch.full_like(scores, -math.inf).scatter(1, chosen, 0.0)
 
 
-def generate_rows(
-    runner: Any,
+def stream_rows(
+    runner: Callable[[], Any],
     prompts: Sequence[Sequence[int]],
     ids: Int[Tensor, "row pos"],
     mask: Int[Tensor, "row pos"],
@@ -124,13 +124,13 @@ def generate_rows(
     ends: Collection[int],
     watch: Callable[[Int[Tensor, " row"]], None],
     **options: Any,
-) -> list[list[int]]:
-    """Continue left-padded prompts with a Hugging Face model; the new tokens of each, also beyond its end.
+) -> Iterator[list[list[int]]]:
+    """Continue left-padded prompts with a Hugging Face model; gives the new tokens of each so far, also beyond its end.
 
     Its own ``generate`` runs for a few tokens at a time with one cache; rows whose answer has ended then leave the batch.
 
     Args:
-        runner: the model.
+        runner: gives the model, before every run: it may be another tree of modules by then, over the same weights.
         prompts: the prompts without padding: what the sampling's random numbers come from.
         ids: the prompts, padded on the left.
         mask: 0 where they are padded.
@@ -144,7 +144,8 @@ def generate_rows(
         raise ModelError(
             "generate() gives one answer per prompt, without beams. For several samples, give the prompt several times."
         )
-    settings = {name: getattr(runner.generation_config, name, None) for name in SAMPLING}
+    first = runner()
+    settings = {name: getattr(first.generation_config, name, None) for name in SAMPLING}
     settings |= {name: options.pop(name) for name in SAMPLING if name in options}
     numbers = None
     if options.pop("do_sample", False):
@@ -155,13 +156,13 @@ def generate_rows(
     warp = warpers(settings)
     answers: list[list[int]] = [[] for _ in prompts]
     alive = torch.arange(len(prompts), device=ids.device)
-    width, done, cache = ids.shape[1], 0, DynamicCache(config=runner.config)
+    width, done, cache = ids.shape[1], 0, DynamicCache(config=first.config)
     stops = torch.tensor(sorted(ends), device=ids.device)
     while done < max_new_tokens:
         steps = min(STEPS, max_new_tokens - done)
         choose = [] if numbers is None else [Choose(numbers[alive], width, warp)]
         watch(alive)
-        out = runner.generate(
+        out = runner().generate(
             ids,
             attention_mask=mask,
             max_new_tokens=steps,
@@ -175,12 +176,12 @@ def generate_rows(
         for row, tokens in zip(alive.tolist(), new.tolist(), strict=True):
             answers[row] += tokens
         done += steps
+        yield answers
         going = ~torch.isin(out[:, width:], stops).any(dim=1)
         if done >= max_new_tokens or not going.any():
-            break
+            return
         ids, mask = out, torch.cat([mask, mask.new_ones(new.shape)], dim=1)
         if going.float().mean() < SPARSE:
             rows = going.nonzero()[:, 0]
             ids, mask, alive = ids[rows], mask[rows], alive[rows]
             cache.batch_select_indices(rows.cpu())  # a sharded model's layers lie on several devices
-    return answers

@@ -207,6 +207,21 @@ class HookedModel(LensModel):
                 answers.append(self.cut_at_eos(out[0, len(prompt) :].tolist(), extra))
         return answers
 
+    def _stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        rows: Int[Tensor, " prompt"],
+        draws: Sequence[int],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> Iterator[list[list[int]]]:
+        # Its generate() keeps no cache between calls: an answer is made whole, and then the next one.
+        found: list[list[int]] = [[] for _ in prompts]
+        for i, (row, prompt, draw) in enumerate(zip(rows, prompts, draws, strict=True)):
+            (found[i],) = self._generate([prompt], rows=row[None], draws=[draw], max_new_tokens=max_new_tokens, **options)
+            yield [list(answer) for answer in found]
+
 
 def _check_frame(hooked: Any, name: str) -> None:
     """Refuse folded norms and centred writing weights, by what they leave behind in the model."""

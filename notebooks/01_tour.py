@@ -202,7 +202,7 @@ sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
 #
 # - `s2e-lens run` does all of this from a shell, chooses the edit on validation questions, and writes a report.
 # - [2. Exploring a behaviour circuit](02_explore_a_circuit.ipynb): tokens, attention patterns, ablations. Or in a browser:
-#   `s2e.explore(model, {"safety": directions})`.
+#   `s2e.explore(model, directions)`.
 # - [3. Validating an edit against steering](03_validate_against_steering.ipynb)
 # - [4. Your own model and behaviour](04_your_own_model.ipynb)
 # - [5. The paper's figures](05_the_papers_figures.ipynb)

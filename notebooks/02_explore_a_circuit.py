@@ -14,7 +14,7 @@
 # A score says that a head's average output points along a steering vector. Does the head *matter* for the behaviour? Where does it look, on
 # which tokens does it fire, and what happens without it? This notebook goes from scores to causes, first with heads, then with neurons.
 #
-# The same in a browser, to click through: `s2e-lens explore --behavior safety`, or `s2e.explore(model, {"safety": directions})` here.
+# The same in a browser, to click through: `s2e-lens explore --behavior safety`, or `s2e.explore(model, directions)` here.
 
 # %%
 import pandas as pd

@@ -192,6 +192,33 @@ def test_the_lock_is_fair_reentrant_and_turns_gradients_off() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_thread_that_is_interrupted_while_it_waits_gives_its_turn_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, got = ModelLock(), threading.Event()
+    with lock():
+        waiting = lock._mine.wait_for
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        def ask() -> None:
+            with pytest.raises(KeyboardInterrupt), lock():
+                pass
+
+        monkeypatch.setattr(lock._mine, "wait_for", interrupted)
+        first = threading.Thread(target=ask)
+        first.start()
+        first.join(5)
+        monkeypatch.setattr(lock._mine, "wait_for", waiting)
+
+        def use() -> None:
+            with lock():
+                got.set()
+
+        second = threading.Thread(target=use, daemon=True)
+        second.start()
+    assert got.wait(5), "the lock is free again"
+
+
 def test_pages_are_answered_while_vectors_are_extracted(demo: LensModel) -> None:
     workspace = Workspace(demo)
     state = workspace.opening()

@@ -68,6 +68,8 @@ class ModelLock:
     def __init__(self) -> None:
         self._mine = threading.Condition()
         self._next = self._serving = 0
+        self._left: set[int] = set()
+        """Turns of threads that were interrupted while they waited."""
         self._owner: int | None = None
         self._depth = 0
 
@@ -78,7 +80,12 @@ class ModelLock:
         with self._mine:
             if self._owner != me:
                 ticket, self._next = self._next, self._next + 1
-                self._mine.wait_for(lambda: self._serving == ticket)
+                try:
+                    self._mine.wait_for(lambda: self._serving == ticket)
+                except BaseException:  # Ctrl-C in a notebook: the turn must pass to the next
+                    self._left.add(ticket)
+                    self._pass_over()
+                    raise
                 self._owner = me
             self._depth += 1
         try:
@@ -90,7 +97,14 @@ class ModelLock:
                 if not self._depth:
                     self._owner = None
                     self._serving += 1
-                    self._mine.notify_all()
+                    self._pass_over()
+
+    def _pass_over(self) -> None:
+        """Let the next thread that still waits have its turn."""
+        while self._serving in self._left:
+            self._left.remove(self._serving)
+            self._serving += 1
+        self._mine.notify_all()
 
 
 class Workspace:

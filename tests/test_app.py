@@ -260,7 +260,9 @@ def test_vectors_and_edits_of_other_weights_are_refused_at_the_start(demo: LensM
     edit = plan_edit(ready.basis, rho_mlp=1.0, alpha=0.1)
     with pytest.raises(S2EError):
         Workspace(other, edit=edit)
-    assert Workspace(demo, edit=edit).opening().edit == "file"
+    opening = Workspace(demo, edit=edit).opening()
+    assert (opening.edit, opening.rho_attn, opening.rho_mlp, opening.alpha) == ("file", None, 1.0, 0.1)
+    assert Workspace(demo, edit=edit + edit).opening() == State(model="demo", edit="file")
     workspace.close()
 
 
@@ -554,6 +556,7 @@ def test_code_for_files_and_for_no_edit_runs_too(
     asked = replaced(workspace.opening(), prompt=PROMPT, tokens=4, off=("L2N65",))
     found = got(workspace, asked)
     assert asked.method == asked.behavior == asked.edit == "file"
+    assert torch.equal(planned(found, replaced(asked, edit="sliders", off=())).mlp[0].lam, edit.mlp[0].lam)
     names: dict[str, Any] = {}
     exec(python_code(found, asked, Sources(str(vectors), str(path), {"dtype": "float32"})), names)
     assert torch.equal(names["edit"].mlp[0].lam, planned(found, asked, edit=edit).mlp[0].lam)

@@ -28,7 +28,7 @@ def shown_facts(context: Context, values: Any, basis: Any, fires: Any) -> tuple[
     except S2EError:
         return no_update, no_update, no_update, no_update, no_update
     if not state.at.strip():
-        return "", "switch off", True, "", ""
+        return views.HOW_TO_OPEN, "switch off", True, "", ""
     try:
         label = checked_label(state.at, ready.basis)
     except S2EError as error:

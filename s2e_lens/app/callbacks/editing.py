@@ -13,7 +13,8 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, no_update
 from s2e_lens.app import pictures, views
 from s2e_lens.app.card import with_off
 from s2e_lens.app.context import EDIT, Context, controls, page_state, plan_of
-from s2e_lens.app.layout import CONTROLS, figure
+from s2e_lens.app.layout import CONTROLS
+from s2e_lens.app.parts import figure
 from s2e_lens.app.settings import checked_label, summary
 from s2e_lens.app.takeaway import python_code
 from s2e_lens.errors import S2EError

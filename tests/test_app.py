@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -286,7 +287,9 @@ def test_vectors_and_edits_of_other_weights_are_refused_at_the_start(demo: LensM
     edit = plan_edit(ready.basis, rho_mlp=1.0, alpha=0.1)
     with pytest.raises(S2EError):
         Workspace(other, edit=edit)
-    assert Workspace(demo, edit=edit).opening().edit == "file"
+    opening = Workspace(demo, edit=edit).opening()
+    assert (opening.edit, opening.rho_attn, opening.rho_mlp, opening.alpha) == ("file", None, 1.0, 0.1)
+    assert Workspace(demo, edit=edit + edit).opening() == State(model="demo", edit="file")
     workspace.close()
 
 
@@ -338,6 +341,7 @@ def test_sliders_ask_no_model_and_take_no_lock(context: Context, state: State) -
     done: list[Any] = []
 
     def move() -> None:
+        done.append(editing.told(context, values, basis))
         done.append(editing.redraw(context, values, basis, heads_of="lam"))
         done.append(editing.redraw_more(context, values, basis, neurons_of="top"))
         done.append(component.shown_facts(context, values, basis, None))
@@ -348,8 +352,8 @@ def test_sliders_ask_no_model_and_take_no_lock(context: Context, state: State) -
         thread = threading.Thread(target=move)
         thread.start()
         thread.join(timeout=60)
-        assert len(done) == 5
-    assert done[0][4] == ""
+        assert len(done) == 6
+    assert done[0][2] == ""
 
 
 @pytest.mark.parametrize(
@@ -366,7 +370,22 @@ def test_sliders_ask_no_model_and_take_no_lock(context: Context, state: State) -
 )
 def test_bad_settings_are_told_in_the_page(context: Context, state: State, changes: dict[str, Any], words: str) -> None:
     values, basis = page_of(state)
-    assert words in editing.redraw(context, {**values, **changes}, basis, heads_of="score")[4]
+    assert words in editing.told(context, {**values, **changes}, basis)[2]
+
+
+def test_a_slider_draws_only_what_it_changes(context: Context, state: State) -> None:
+    values, basis = page_of(state)
+
+    def drawn(moved: set[str], lam_of: str) -> list[bool]:
+        found = editing.redraw(context, values, basis, heads_of="score", lam_of=lam_of, moved=moved)
+        return [isinstance(each, go.Figure) for each in found]
+
+    assert drawn({"rho-attn"}, "mlp") == [True, False]
+    assert drawn({"rho-attn"}, "attn") == [True, True]
+    assert drawn({"rho-mlp"}, "mlp") == [False, True]
+    assert drawn({"rho-mlp"}, "attn") == [False, False]
+    for moved in ({"alpha"}, {"settled"}, {"rho-attn", "rho-mlp"}, {"off"}, {"rho-mlp", "basis"}, set()):
+        assert drawn(moved, "mlp") == [True, True]
 
 
 def test_switching_keeps_to_components_that_are_there(context: Context, ready: Ready, state: State) -> None:
@@ -381,7 +400,7 @@ def test_switching_keeps_to_components_that_are_there(context: Context, ready: R
 
 def test_with_both_sites_left_out_nothing_is_edited(context: Context, state: State) -> None:
     values, basis = page_of(replaced(state, rho_attn=None, rho_mlp=None))
-    heads, lam, numbers, _, problem = editing.redraw(context, values, basis, heads_of="score")
+    numbers, _, problem = editing.told(context, values, basis)
     assert problem == ""
     assert "Nothing is edited" in str(numbers)
     assert "changes no component" in taking.taken(context, values, basis, "lora")[1]
@@ -564,6 +583,7 @@ def test_code_for_files_and_for_no_edit_runs_too(
     asked = replaced(workspace.opening(), prompt=PROMPT, tokens=4, off=("L2N65",))
     found = got(workspace, asked)
     assert asked.method == asked.behavior == asked.edit == "file"
+    assert torch.equal(planned(found, replaced(asked, edit="sliders", off=())).mlp[0].lam, edit.mlp[0].lam)
     names: dict[str, Any] = {}
     exec(python_code(found, asked, Sources(str(vectors), str(path), {"dtype": "float32"})), names)
     assert torch.equal(names["edit"].mlp[0].lam, planned(found, asked, edit=edit).mlp[0].lam)

@@ -95,7 +95,7 @@ class Watched:
         """What the address says, once it rests."""
         read: list[str] = []
         while len(read) < 3 or len(set(read[-3:])) > 1:
-            self.page.wait_for_timeout(250)
+            self.page.wait_for_timeout(150)
             read.append(self.page.evaluate("location.search"))
         found, _, messages = State.from_query(self.page.evaluate("location.search"))
         assert messages == []
@@ -174,7 +174,7 @@ def test_sliders_and_switches_change_the_edit_that_is_planned(watched: Watched) 
     seen = [watched.counts()]
     for name, field in (("slide-attn", "rho_attn"), ("slide-mlp", "rho_mlp"), ("alpha-slide", "alpha")):
         before = watched.state()
-        slide(page, name, 12)
+        slide(page, name, 6)
         playwright.expect(page.locator("#summary")).not_to_contain_text("nothing here")
         after = watched.state()
         assert getattr(after, field) > getattr(before, field)
@@ -268,7 +268,7 @@ def test_an_address_gives_the_page_again(watched: Watched, browser: Any) -> None
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#facts h3")).to_contain_text("L4H1")
     page.click("#switch")
-    slide(page, "alpha-slide", 7)
+    slide(page, "alpha-slide", 3)
     page.fill("#card-prompt", "Is <b>this</b> & that 100% fine?")
     page.keyboard.press("Enter")
     watched.tab("Take away")
@@ -367,7 +367,7 @@ def test_two_pages_with_interleaved_clicks_get_right_answers(browser: Any, explo
         for one in pages:
             one.page.click("#go")
         for one in pages:
-            slide(one.page, "slide-mlp", 5)
+            slide(one.page, "slide-mlp", 2)
     for one in pages:
         one.page.click("#go")
     for one in pages:

@@ -14,6 +14,8 @@ from s2e_lens.readout import TokenLens, visible
 STRONG_DOSE = 3.0
 """Dose over ‖v‖ above which a page warns: such an edit may well break the model."""
 
+HOW_TO_OPEN = "Click a head, a bar, a point or a row of the table, or type a label."
+
 BLUE, RED = (33, 102, 172), (178, 24, 43)
 """Of positive and negative numbers, as in the figures."""
 

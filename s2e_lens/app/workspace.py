@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from s2e_lens.activations import collect_means
-from s2e_lens.app.state import FILE, SLIDERS, State, StateError
+from s2e_lens.app.state import FILE, State, StateError, layers_text
 from s2e_lens.attribution import SCORES, check_measured_on
 from s2e_lens.behaviors import Behavior, load_behavior, shipped_behaviors, tokenize_examples
 from s2e_lens.directions import METHODS, find_directions, needs_examples
@@ -107,6 +107,16 @@ class ModelLock:
         self._mine.notify_all()
 
 
+def settings_of(edit: Edit) -> dict[str, Any]:
+    """The settings that an edit was planned with, for the sliders; nothing for a sum of edits, or one that was scaled."""
+    known = edit.provenance.settings
+    names = ("score", "rho_attn", "rho_mlp", "alpha", "relative")
+    if not all(name in known for name in names) or {"sum_of", "scale"} & known.keys() or known["score"] not in SCORES:
+        return {}
+    layers = {"layers": layers_text(known["layers"])} if known.get("layers") else {}
+    return {**{name: known[name] for name in names}, **layers}
+
+
 class Workspace:
     """Models, vectors and scores for all pages of one explorer."""
 
@@ -161,7 +171,8 @@ class Workspace:
         """What a page without an address of its own shows."""
         behavior = self.behaviors[0]
         method = FILE if behavior == FILE else "difference-of-means"
-        return State(model=self.first, behavior=behavior, method=method, edit=FILE if self.edit is not None else SLIDERS)
+        state = State(model=self.first, behavior=behavior, method=method)
+        return state if self.edit is None else dataclasses.replace(state, edit=FILE, **settings_of(self.edit))
 
     def loaded(self) -> list[str]:
         """The models in memory, the one used last at the end."""

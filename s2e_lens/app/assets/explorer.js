@@ -103,6 +103,13 @@
     }
   });
 
+  // Whoever moves a slider means the edit of the sliders, and no longer the one from the file.
+  const sliders = ["slide-attn", "slide-mlp", "alpha-slide", "rho-attn", "rho-mlp", "alpha", "layers"];
+  document.addEventListener("input", function (event) {
+    const file = document.querySelector('#edit input[value="file"]');
+    if (sliders.includes(event.target.id) && file && file.checked) window.dash_clientside.set_props("edit", { value: "sliders" });
+  });
+
   // Arrow keys move between the rows of a table; Enter is the button's own.
   document.addEventListener("keydown", function (event) {
     const button = event.target.closest && event.target.closest("button.open, button.tab");

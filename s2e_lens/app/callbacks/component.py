@@ -5,6 +5,7 @@ from typing import Any
 from dash import Dash, Input, Output, State, no_update
 
 from s2e_lens.app import pictures, views
+from s2e_lens.app.callbacks.editing import told
 from s2e_lens.app.card import facts, promoted, reading, rows
 from s2e_lens.app.context import EDIT, Context, controls, page_state, plan_of
 from s2e_lens.app.settings import checked_label
@@ -27,7 +28,7 @@ def shown_facts(context: Context, values: Any, basis: Any, fires: Any) -> tuple[
     except S2EError:
         return no_update, no_update, no_update, no_update, no_update
     if not state.at.strip():
-        return "", "switch off", True, "", ""
+        return views.HOW_TO_OPEN, "switch off", True, "", ""
     try:
         label = checked_label(state.at, ready.basis)
     except S2EError as error:
@@ -82,11 +83,16 @@ def register(app: Dash, context: Context) -> None:
         Output("switch", "disabled"),
         Output("card-problem", "children", allow_duplicate=True),
         Output("firing", "children"),
+        Output("summary", "children"),
+        Output("chips", "children"),
+        Output("edit-problem", "children"),
         inputs={"basis": BASIS, "values": controls((*EDIT, "at")), "fires": Input("fires", "data")},
         prevent_initial_call=True,
     )
-    def show_facts(basis: Any, values: Any, fires: Any) -> Any:
-        return shown_facts(context, values, basis, fires) if basis else (no_update,) * 5
+    def show_numbers(basis: Any, values: Any, fires: Any) -> Any:
+        if not basis:
+            return (no_update,) * 8
+        return *shown_facts(context, values, basis, fires), *told(context, values, basis)
 
     @app.callback(
         Output("table", "children"),

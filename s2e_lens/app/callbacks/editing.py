@@ -1,17 +1,20 @@
 """Sliders: λ, counts, dose and figures. No model is asked and no lock is taken, so that a slider is followed at once.
 
 Numbers, heatmap and distribution follow every step of a slider; the other figures, the table, the address and the code follow
-when it rests for a moment (``settled``), so that they do not compete.
+when it rests for a moment (``settled``), so that they do not compete. Then both of the first are drawn once more, as the browser
+drops an answer when it has asked again.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, no_update
 
 from s2e_lens.app import pictures, views
 from s2e_lens.app.card import with_off
 from s2e_lens.app.context import EDIT, Context, controls, page_state, plan_of
-from s2e_lens.app.layout import CONTROLS, figure
+from s2e_lens.app.layout import CONTROLS
+from s2e_lens.app.parts import figure
 from s2e_lens.app.settings import checked_label, summary
 from s2e_lens.app.takeaway import python_code
 from s2e_lens.errors import S2EError
@@ -19,20 +22,36 @@ from s2e_lens.errors import S2EError
 BASIS = Input("basis", "data")
 
 
-def redraw(context: Context, values: Any, basis: Any, *, heads_of: str, lam_of: Any = "mlp") -> tuple[Any, Any, Any, Any, str]:
-    """The heads, λ of all components, the numbers, what is switched off, and what is wrong."""
+def told(context: Context, values: Any, basis: Any) -> tuple[Any, Any, str]:
+    """Counts, gains and dose, what is switched off, and what is wrong."""
     try:
         ready, state, edit = plan_of(context, values, basis)
-        numbers = views.summary_table(summary(ready.basis, edit))
-        return (
-            pictures.heads(ready, edit, of=heads_of),
-            pictures.distribution(ready, edit, site=lam_of),
-            numbers,
-            views.chips(state.off),
-            "",
-        )
+        return views.summary_table(summary(ready.basis, edit)), views.chips(state.off), ""
     except S2EError as error:
-        return no_update, no_update, no_update, views.chips(values.get("off") or ()), str(error)
+        return no_update, views.chips(values.get("off") or ()), str(error)
+
+
+def redraw(
+    context: Context, values: Any, basis: Any, *, heads_of: str, lam_of: Any = "mlp", moved: Collection[str] = ()
+) -> tuple[Any, Any]:
+    """The heads, and λ of all components of a site; what is wrong is told by :func:`told`.
+
+    Args:
+        context: the server's side.
+        values: the page's controls.
+        basis: the vectors that it shows.
+        heads_of: ``score`` or ``lam``.
+        lam_of: ``attn`` or ``mlp``.
+        moved: the controls that were; a figure that one site's ρ does not touch is left as it is.
+    """
+    try:
+        ready, _, edit = plan_of(context, values, basis)
+        other = {"attn": {"rho-mlp"}, "mlp": {"rho-attn"}}
+        heads = no_update if moved and set(moved) <= other["attn"] else pictures.heads(ready, edit, of=heads_of)
+        same = moved and set(moved) <= other[lam_of]
+        return heads, no_update if same else pictures.distribution(ready, edit, site=lam_of)
+    except S2EError:
+        return no_update, no_update
 
 
 def redraw_more(context: Context, values: Any, basis: Any, *, neurons_of: str) -> tuple[Any, Any]:
@@ -68,19 +87,18 @@ def register(app: Dash, context: Context) -> None:
     @app.callback(
         Output(figure("heads"), "figure"),
         Output(figure("lam"), "figure"),
-        Output("summary", "children"),
-        Output("chips", "children"),
-        Output("edit-problem", "children"),
         inputs={
             "basis": BASIS,
+            "settled": Input("settled", "data"),
             "values": controls(EDIT),
             "heads_of": Input("heads-of", "value"),
             "lam_of": Input("lam-of", "value"),
         },
         prevent_initial_call=True,
     )
-    def draw(basis: Any, values: Any, heads_of: str, lam_of: str) -> Any:
-        return redraw(context, values, basis, heads_of=heads_of, lam_of=lam_of) if basis else (no_update,) * 5
+    def draw(basis: Any, settled: Any, values: Any, heads_of: str, lam_of: str) -> Any:
+        moved = {each["prop_id"].rpartition(".")[0] for each in ctx.triggered}
+        return redraw(context, values, basis, heads_of=heads_of, lam_of=lam_of, moved=moved) if basis else (no_update,) * 2
 
     @app.callback(
         Output(figure("neurons"), "figure"),

@@ -53,8 +53,10 @@ SHOWN = {
 
 def wish_of(context: Context, search: str | None) -> dict[str, Any]:
     """What an address asks for: a state, whether ρ is still to be chosen, and what was wrong with it."""
-    state, given, messages = PageState.from_query(search or "", context.workspace.opening())
-    choose = [site for site in SITES if f"rho_{site}" not in given]
+    first = context.workspace.opening()
+    state, given, messages = PageState.from_query(search or "", first)
+    known = first.rho_attn is not None or first.rho_mlp is not None  # an edit from a file has its own ρ
+    choose = [] if known else [site for site in SITES if f"rho_{site}" not in given]
     return {"state": dataclasses.asdict(state), "choose": choose, "messages": messages, "load": False, "all": True}
 
 

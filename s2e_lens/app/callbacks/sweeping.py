@@ -7,7 +7,7 @@ from dash import Dash, Input, Output, State, ctx, no_update
 
 from s2e_lens.app import pictures, sweeps, views
 from s2e_lens.app.context import Context, controls, page_state
-from s2e_lens.app.layout import figure
+from s2e_lens.app.parts import figure
 from s2e_lens.errors import S2EError
 
 BASIS = Input("basis", "data")

@@ -8,7 +8,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, html, no_u
 from s2e_lens.app import pictures, views
 from s2e_lens.app.answers import CONDITIONS, Progress, prompt_tokens
 from s2e_lens.app.context import Context, controls, plan_of
-from s2e_lens.app.layout import figure
+from s2e_lens.app.parts import figure
 from s2e_lens.app.workspace import Ready
 from s2e_lens.errors import S2EError
 from s2e_lens.readout import next_tokens, token_strings

@@ -64,6 +64,7 @@ def all_views() -> dict[str, TokenView]:
         "one": view_token_values(token_values_info(EVIL, values(), name="<b>one</b>")),
         "several": view_token_values(token_values_info(EVIL, values(columns=3), labels=["a", "<b>", "c"], name="several")),
         "attention": view_attention(attention_info(EVIL, patterns, labels=["L0H1", "<b>"])),
+        "pattern": view_attention(attention_info(EVIL, patterns[:1], labels=["<b>"])),
         "texts": view_text_activations(texts),
     }
 
@@ -125,6 +126,9 @@ def test_attention_and_activations_of_a_model_can_be_viewed() -> None:
     tokens = token_strings(model, IDS)
     view = view_attention(attention_info(tokens, model.attention(IDS, [1])[0], labels=[f"L1H{i}" for i in range(4)]))
     assert torch.allclose(torch.tensor(view.props["attention"]), model.attention(IDS)[1], atol=1e-3)
+    alone = view_attention(attention_info(tokens, model.attention(IDS, [1])[0, 2:3], labels=["L1H2"]))
+    assert (alone.element, alone.title) == ("AttentionPattern", "Attention patterns: L1H2")
+    assert torch.allclose(torch.tensor(alone.props["attention"]), model.attention(IDS)[1, 2], atol=1e-3)
     info = text_activations_info([tokens, tokens], [activations(model, IDS, ["L0N1", "L1H2"])] * 2, labels=["L0N1", "L1H2"])
     props = view_text_activations(info).props
     flat = [value for text in props["activations"] for token in text for row in token for value in row]

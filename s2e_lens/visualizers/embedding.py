@@ -33,6 +33,8 @@ _STYLE = """<style>
 .s2e-view .s2e-body div:has(> div > label[for="layer-selector"]) { display: none; }
 .s2e-view .s2e-body > div > div { padding-bottom: 8px !important; }
 .s2e-view .colored-tokens { padding-bottom: 0 !important; line-height: 1.75; }
+.s2e-view .s2e-body:has(canvas) { padding: 0 15px; }
+.s2e-view .AttentionPattern { max-width: 520px; }
 .s2e-view details { font-size: 13px; margin-top: 8px; }
 .s2e-view summary { cursor: pointer; }
 .s2e-view .s2e-scroll { overflow: auto; max-height: 320px; }
@@ -119,7 +121,8 @@ class TokenView:
         draw = _DRAW.format(div_id=div_id, element=self.element, props=as_json(self.props))
         return (
             f'<figure class="s2e-view"><figcaption>{html.escape(self.title)}</figcaption>{note}'
-            f'{self.key.to_html() if self.key else ""}<div class="s2e-body"><div id="{div_id}"></div></div>{table}{draw}</figure>'
+            f'{self.key.to_html() if self.key else ""}<div class="s2e-body {self.element}">'
+            f'<div id="{div_id}"></div></div>{table}{draw}</figure>'
         )
 
     def _repr_html_(self) -> str:

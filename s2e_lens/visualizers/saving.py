@@ -177,6 +177,7 @@ async def _print_page(browser: Any, page: str, format: str, width: int, scale: f
         try:
             size = {"width": width, "deviceScaleFactor": scale, "mobile": False}
             await _ask(tab, "Emulation.setDeviceMetricsOverride", height=10, **size)
+            await _ask(tab, "Emulation.setScrollbarsHidden", hidden=True)
             await _ask(tab, "Emulation.setEmulatedMedia", media="print")  # without what is there to be clicked
             await _ask(tab, "Page.navigate", url=path.as_uri())
             height = await _height(tab)

@@ -246,11 +246,13 @@ def attention_info(
 
 
 def view_attention(info: AttentionPatterns) -> TokenView:
-    """Small patterns of all heads, and one of them large: point at a head to see it, click to keep it."""
+    """Small patterns of all heads, one of them large: point at a head to see it, click to keep it; of one head, its pattern."""
+    patterns = [_rounded(pattern) for pattern in info.patterns]
+    alone = len(patterns) == 1
     props = {
-        "attention": [_rounded(pattern) for pattern in info.patterns],
+        "attention": patterns[0] if alone else patterns,
         "tokens": [literal(visible(token)) for token in info.tokens],
-        "attentionHeadNames": list(info.labels),
+        **({"showAxisLabels": True} if alone else {"attentionHeadNames": list(info.labels)}),
         "minValue": -1.0,
         "maxValue": 1.0,
         "negativeColor": NEGATIVE,
@@ -258,7 +260,10 @@ def view_attention(info: AttentionPatterns) -> TokenView:
         "maskUpperTri": True,
     }
     note = "A row is a token that looks back (destination), a column one that it looks at (source); grey comes later in the text."
-    return TokenView("AttentionHeads", props, info.name, Key(1.0, "all of its attention", None), note)
+    title = f"{info.name}: {info.labels[0]}" if alone and info.labels[0] not in info.name else info.name
+    return TokenView(
+        "AttentionPattern" if alone else "AttentionHeads", props, title, Key(1.0, "all of its attention", None), note
+    )
 
 
 def text_activations_info(

@@ -64,8 +64,8 @@ def all_views() -> dict[str, TokenView]:
         "one": view_token_values(token_values_info(EVIL, values(), name="<b>one</b>")),
         "several": view_token_values(token_values_info(EVIL, values(columns=3), labels=["a", "<b>", "c"], name="several")),
         "attention": view_attention(attention_info(EVIL, patterns, labels=["L0H1", "<b>"])),
-        "pattern": view_attention(attention_info(EVIL, patterns[:1], labels=["<b>"])),
         "texts": view_text_activations(texts),
+        "pattern": view_attention(attention_info(EVIL, patterns[:1], labels=["<b>"])),
     }
 
 
@@ -257,6 +257,7 @@ def test_a_browser_shows_special_tokens_and_markup_literally_runs_nothing_and_as
             tip=tab.locator("#view-0 strong").all_text_contents(),
             images=tab.locator("img").count(),
             canvases=tab.locator("#view-2 canvas").count(),
+            pattern=tab.locator("#view-4 canvas").count(),
             heads=tab.locator("#view-2 h4").all_text_contents(),
             cells=tab.locator("details th[scope=row]").all_text_contents(),
             wide=tab.evaluate("document.documentElement.scrollWidth"),
@@ -272,6 +273,7 @@ def test_a_browser_shows_special_tokens_and_markup_literally_runs_nothing_and_as
     assert [tip.replace(WORD_JOINER, "") for tip in page.seen.tip] == [EVIL[2]]
     assert page.seen.images == 0
     assert page.seen.canvases == 3, "two small patterns and a large one"
+    assert page.seen.pattern == 1
     assert page.seen.heads[:2] == ["L0H1", "<b>"]
     assert page.seen.cells[:2] == ["<s>", "</script>"]
     assert page.seen.wide <= 700

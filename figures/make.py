@@ -1,13 +1,12 @@
 """Make the figures of the README again, from the demo model: ``python figures/make.py [--sweeps DIR]``.
 
 DIR holds finished sweeps named safety, truthfulness and efficiency (``s2e-lens sweep --behavior safety --out DIR/safety``).
-Without it they are made first, which takes some minutes. A Chromium must be on the machine, and the
+Without it they are made first, in out/sweeps, which takes some minutes. A Chromium must be on the machine, and the
 extras app and test must be installed.
 """
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
 import s2e_lens as s2e
@@ -24,11 +23,9 @@ from s2e_lens.visualizers import (
     draw_dose,
     draw_edit_distribution,
     draw_head_heatmap,
-    draw_layer_bins,
     edit_distribution_info,
     firing_total_info,
     head_heatmap_info,
-    layer_bins_info,
     projection_info,
     save_figures,
     view_token_values,
@@ -38,7 +35,7 @@ HERE = Path(__file__).parent
 BEHAVIORS = ("safety", "truthfulness", "efficiency")
 QUESTION = "How do I burn a safe? My boss already agreed. It is only for a story."
 NARROW = 430
-"""Pixels: three trade-offs stand side by side."""
+"""Pixels: two stand side by side."""
 
 
 def screenshot(folder: Path, out: Path) -> None:
@@ -64,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="where to write")
     asked = parser.parse_args()
     model = s2e.load_model("demo")
-    folder = asked.sweeps or Path(tempfile.mkdtemp())
+    folder = asked.sweeps or HERE.parent / "out" / "sweeps"
     results, edits, directions = {}, {}, {}
     for name in BEHAVIORS:
         if asked.sweeps is None:
@@ -76,8 +73,8 @@ def main() -> None:
     def score(name: str) -> Attribution:
         return s2e.attribute(model, directions[name], score=SCORES[edits[name].provenance.settings["score"]])
 
-    safety, efficiency = score("safety"), score("efficiency")
-    heads, neurons = edits["safety"].attn[0].lam, edits["efficiency"].mlp[0].lam
+    safety = score("safety")
+    heads = edits["safety"].attn[0].lam
     prompt = model.text.prompt_ids(QUESTION)
     ids = [*prompt, *model.generate([prompt], max_new_tokens=24)[0]]
     tokens = token_strings(model, ids)
@@ -85,13 +82,12 @@ def main() -> None:
     fired = firings(model, ids, edits["safety"])
     last = [model.shapes.n_layers - 1]
     wide = {
-        "bins": draw_layer_bins(layer_bins_info(efficiency.neurons, lam=neurons, name="efficiency, contrast score")),
         "dose": draw_dose(dose_info(edits["safety"], directions["safety"].means, safety)),
         "distribution": draw_edit_distribution(edit_distribution_info(edits, site="attn")),
         "projections": view_token_values(projection_info(tokens, along, site="mlp", layers=last)),
         "firings": view_token_values(firing_total_info(tokens, fired)),
     }
-    narrow = {f"tradeoff_{name}": draw_comparison(result) for name, result in results.items()}
+    narrow = {f"tradeoff_{name}": draw_comparison(results[name]) for name in ("truthfulness", "efficiency")}
     narrow["heads"] = draw_head_heatmap(head_heatmap_info(safety.heads, edited=heads, name="safety, cosine score"))
     save_figures(wide, asked.out, formats=("png",), width=FULL)
     save_figures(narrow, asked.out, formats=("png",), width=NARROW)

@@ -12,11 +12,13 @@ import torch
 
 from s2e_lens.attribution import attribute, contrast
 from s2e_lens.cli import plot as command
+from s2e_lens.editor import edited
 from s2e_lens.errors import PlanError, S2EError, StorageError
 from s2e_lens.models import LensModel
 from s2e_lens.pipeline.plots import KINDS, Asked, Inputs, plot, read_inputs
-from s2e_lens.readout import projections
-from s2e_lens.results import Attribution, Directions, Edit
+from s2e_lens.readout import next_tokens, projections
+from s2e_lens.results import Attribution, Directions
+from s2e_lens.steering import steered
 from s2e_lens.storage import save
 from s2e_lens.visualizers import View
 from tests.helpers import tiny_directions, tiny_edit
@@ -94,15 +96,92 @@ def test_heads_are_those_of_the_file_with_the_edited_ones_marked(folder: Path) -
     np.testing.assert_array_equal(heatmap(alone).z, lam.numpy())
 
 
-def test_a_sum_of_edits_shows_the_sum_of_lambda(folder: Path) -> None:
-    edit: Edit = read_inputs([folder]).edits["kindness"]
-    (figure,) = plot("heads", Inputs(edits={"sum": edit + 0.5 * edit})).values()
-    torch.testing.assert_close(torch.as_tensor(heatmap(figure).z), 1.5 * edit.attn[0].lam)
+def other(result: Any, **provenance: str) -> Any:
+    """The same numbers, said to come from elsewhere."""
+    return dataclasses.replace(result, provenance=dataclasses.replace(result.provenance, **provenance))
+
+
+def marked(figure: Any) -> int:
+    return sum(len(each.x) for each in figure.data if isinstance(each, go.Scatter))
+
+
+@pytest.mark.parametrize("elsewhere", [{"weight_hash": "other"}, {"data_hash": "other"}])
+def test_an_edit_of_other_weights_or_examples_is_not_marked_and_gets_no_dose(folder: Path, elsewhere: dict[str, str]) -> None:
+    inputs = read_inputs([folder])
+    edit = inputs.edits["kindness"]
+    assert marked(plot("heads", inputs)["heads_kindness"]) == edit.count("attn")
+    for name in ("kindness", "another"):
+        foreign = dataclasses.replace(inputs, edits={name: other(edit, **elsewhere)})
+        assert marked(plot("heads", foreign)["heads_kindness"]) == 0
+        with pytest.raises(PlanError, match=f"no directions among kindness belong to '{name}'"):
+            plot("dose", foreign)
+    renamed = dataclasses.replace(inputs, edits={"another": edit})
+    assert marked(plot("heads", renamed)["heads_kindness"]) == edit.count("attn"), "of another name, but of the same examples"
+
+
+def test_directions_without_scores_are_not_passed_over(model: LensModel, folder: Path) -> None:
+    inputs = read_inputs([folder])
+    two = {**inputs.directions, "second": other(inputs.directions["kindness"], data_hash="other")}
+    both = dataclasses.replace(inputs, directions=two)
+    with pytest.raises(PlanError, match="no scores of second: give --model"):
+        plot("heads", both)
+    assert set(plot("heads", both, Asked(model=model))) == {"heads_kindness", "heads_second"}
+
+
+def test_a_sum_along_different_vectors_is_marked_but_its_lambda_is_not_added(model: LensModel, folder: Path) -> None:
+    inputs = read_inputs([folder])
+    edit = inputs.edits["kindness"]
+    (term,) = edit.attn
+    against = dataclasses.replace(edit, attn=(dataclasses.replace(term, u=term.u.flip(-1), lam=-term.lam),), mlp=edit.mlp)
+    both = dataclasses.replace(inputs, edits={"kindness": edit + against})
+    assert marked(plot("heads", both)["heads_kindness"]) == edit.count("attn"), "they do not cancel"
+    terms = plot("heads", Inputs(edits={"sum": edit + against}))
+    np.testing.assert_array_equal(heatmap(terms["heads_sum_term0"]).z, -heatmap(terms["heads_sum_term1"]).z)
+    assert set(plot("firings", both, Asked(model=model, prompt="w5 w6"))) == {
+        f"firings_kindness_term{i}{end}" for i in range(2) for end in ("", "_components")
+    }
+    turned = dataclasses.replace(edit, mlp=(dataclasses.replace(edit.mlp[0], u=edit.mlp[0].u.flip(-1)),))
+    with pytest.raises(PlanError, match="a sum of 2 edits along different vectors"):
+        plot("neurons", dataclasses.replace(inputs, edits={"kindness": edit + turned}))
+
+
+def test_next_tokens_are_those_of_the_edited_and_of_the_steered_model(model: LensModel, folder: Path) -> None:
+    inputs = read_inputs([folder])
+    asked = Asked(model=model, prompt="w5 w6 w7", strength=3.0)
+    ids = model.text.prompt_ids("w5 w6 w7")
+    figure: Any = plot("next", inputs, asked)["next_tokens"]
+    shown = {bars.name: dict(zip(bars.y, bars.x, strict=True)) for bars in figure.data}
+    with edited(model, inputs.edits["kindness"]):
+        want = next_tokens(model, ids, top=3)
+    with steered(model, inputs.directions["kindness"], 3.0):
+        steering = next_tokens(model, ids, top=3)
+    for name, found in (("kindness, edited", want), ("kindness, steering 3", steering), ("unedited", next_tokens(model, ids))):
+        values = np.array(list(shown[name].values()))
+        assert np.isclose(values, found.probabilities.max().item(), atol=1e-6).any(), name
+
+
+def test_attention_is_that_of_the_heads_that_were_asked_for(model: LensModel, folder: Path) -> None:
+    asked = Asked(model=model, prompt="w5 w6 w7", response=" w9", components=("L1H2", "L0H1"))
+    view: Any = plot("attention", read_inputs([folder]), asked)["attention"]
+    ids = model.text.example_ids("w5 w6 w7", " w9")[0]
+    want = model.attention(ids)
+    assert view.props["attentionHeadNames"] == ["L1H2", "L0H1"]
+    np.testing.assert_allclose(np.array(view.props["attention"]), torch.stack([want[1, 2], want[0, 1]]).numpy(), atol=1e-3)
+
+
+def test_top_says_how_many(folder: Path) -> None:
+    figure: Any = plot("neurons", read_inputs([folder]), Asked(top=3))["neurons_kindness"]
+    assert len(next(each for each in figure.data if isinstance(each, go.Bar)).x) == 3
+
+
+def test_an_edit_that_changes_nothing_has_no_distribution(folder: Path) -> None:
+    with pytest.raises(PlanError, match="there is nothing to draw"):
+        plot("distribution", Inputs(edits={"none": 0.0 * read_inputs([folder]).edits["kindness"]}))
 
 
 def test_scores_come_from_directions_with_a_model(model: LensModel, folder: Path) -> None:
     inputs = read_inputs([folder / "directions.safetensors"])
-    with pytest.raises(PlanError, match="directions with --model"):
+    with pytest.raises(PlanError, match="no scores of kindness: give --model"):
         plot("heads", inputs)
     (figure,) = plot("heads", inputs, Asked(model=model, score="contrast")).values()
     want = attribute(model, inputs.directions["kindness"], score=contrast)
@@ -130,12 +209,13 @@ def test_which_scores_belong_to_an_edit_must_be_clear(folder: Path) -> None:
     found = read_inputs([folder])
     attribution: Attribution = found.attributions["kindness"]
     two = dataclasses.replace(found, attributions={"a": attribution, "b": attribution})
-    with pytest.raises(PlanError, match="which scores belong to the edit 'kindness'"):
+    with pytest.raises(PlanError, match="no scores among a, b belong to 'kindness'"):
         plot("dose", two)
 
 
 @pytest.mark.parametrize("kind", ["tradeoff", "changes"])
 def test_kinds_of_a_sweep(sweep: Path, kind: str) -> None:
+    assert list(read_inputs([sweep.parent]).sweeps) == ["mine"], "a folder of sweeps"
     (name,) = plot(kind, read_inputs([sweep]))
     assert name == f"{kind}_mine"
     with pytest.raises(PlanError, match="the folder of a sweep"):
@@ -179,10 +259,12 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
         plot("pie", Inputs())
 
 
-def test_the_command_writes_figures_and_names_them(folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_figures_and_names_them(folder: Path, checkpoint: Path, tmp_path: Path) -> None:  # noqa: F811
     said = done("plot", "heads", folder, "--out", tmp_path / "figures")
     assert re.search(r"heads_kindness\.html", said)
     assert (tmp_path / "figures" / "heads_kindness.html").read_text(encoding="utf-8").count("plotly") > 1
+    done("plot", "attention", folder, "--model", checkpoint / "model", "--prompt", "w5", "--component", "L0H1", "--out", tmp_path)
+    assert "L0H1" in (tmp_path / "attention.html").read_text(encoding="utf-8")
     refused = s2e("plot", "tradeoff", folder, "--out", tmp_path / "none")
     assert (refused.status, "the folder of a sweep" in refused.err) == (1, True)
     assert not (tmp_path / "none").exists()

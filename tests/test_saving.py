@@ -122,3 +122,48 @@ def test_a_folder_that_cannot_be_made_is_our_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):
         save_figures({"heads": heatmap()}, tmp_path / "file")
+
+
+@needs_browser
+def test_a_browser_that_dies_midway_leaves_html_and_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kaleido
+
+    async def killed(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(kaleido.Kaleido, "calc_fig", killed)
+    with pytest.raises(RenderError, match=r"ended before the pictures were made.*Written as html instead"):
+        save_figure(heatmap(), tmp_path / "heads.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["heads.html"]
+
+
+@needs_browser
+def test_what_is_no_picture_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A canvas that is too large gives a few bytes, and no error."""
+    import kaleido
+
+    async def nothing(*_: Any, **__: Any) -> bytes:
+        return b"ta:"
+
+    monkeypatch.setattr(kaleido.Kaleido, "calc_fig", nothing)
+    with pytest.raises(RenderError, match="made no png of 650 pixels at scale 2: take a smaller one"):
+        save_figure(heatmap(), tmp_path / "heads.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["heads.html"]
+
+
+@needs_browser
+def test_drawing_asks_nothing_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kaleido
+
+    pages = []
+
+    class Watched(kaleido.PageGenerator):
+        def generate_index(self) -> str:
+            pages.append(super().generate_index())
+            return pages[-1]
+
+    monkeypatch.setattr("kaleido.kaleido.PageGenerator", Watched)
+    save_figure(heatmap(), tmp_path / "heads.svg")
+    (page,) = pages
+    assert "plotly.min.js" in page
+    assert "http" not in page

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,8 @@ from s2e_lens.visualizers.style import write_html
 FORMATS = ("png", "svg", "pdf", "html")
 COLUMN, FULL = 320, 650
 """Widths in pixels (of 1/96 inch): of one column of a paper, and of its page."""
+
+BEGINNINGS = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
 
 SCALE = 2.0
 """Dots per pixel of a png: sharp on paper and on most screens."""
@@ -139,13 +141,16 @@ def _write_page(figure: go.Figure | View, path: Path, title: str) -> None:
 def _in_thread(work: Any) -> list[bytes]:
     """Wait for a coroutine in a thread of its own: a notebook has a running loop already."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+        try:
+            return pool.submit(asyncio.run, work).result()
+        except (asyncio.CancelledError, CancelledError) as error:  # what a browser that was killed leaves behind
+            raise RenderError("the browser ended before the pictures were made.") from error
 
 
 async def _render(jobs: Sequence[tuple[go.Figure | View, str]], width: int, scale: float) -> list[bytes]:
     """Every picture, in one browser."""
     import kaleido
-    from kaleido.errors import BrowserFailedError, ChromeNotFoundError
+    from kaleido.errors import BrowserFailedError, ChromeNotFoundError, KaleidoError
 
     try:
         async with kaleido.Kaleido(n=1, mathjax=False) as browser:  # its MathJax would come from the network
@@ -156,11 +161,15 @@ async def _render(jobs: Sequence[tuple[go.Figure | View, str]], width: int, scal
                     found.append(await browser.calc_fig(figure, opts=_options(figure, format, width, dots)))
                 else:
                     found.append(await _print_page(browser, figure.to_page(), format, width, dots))
+                if not found[-1].lstrip().startswith(BEGINNINGS[format]):
+                    raise RenderError(f"the browser made no {format} of {width} pixels at scale {dots:g}: take a smaller one.")
             return found
     except ChromeNotFoundError as error:
         raise RenderError(NO_BROWSER.format(why="was found")) from error
     except BrowserFailedError as error:
         raise RenderError(NO_BROWSER.format(why="would start")) from error
+    except (RuntimeError, ValueError, OSError, KaleidoError) as error:
+        raise RenderError(f"the browser could not draw them ({type(error).__name__}: {error}).") from error
 
 
 def _options(figure: go.Figure, format: str, width: int, scale: float) -> Any:

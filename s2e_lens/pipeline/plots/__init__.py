@@ -48,4 +48,7 @@ def plot(kind: str, inputs: Inputs, asked: Asked | None = None) -> Drawn:
     """
     if kind not in KINDS:
         raise PlanError(f"there is no figure {kind!r}. There are: {', '.join(KINDS)}.")
-    return KINDS[kind].draw(inputs, asked or Asked())
+    found = KINDS[kind].draw(inputs, asked or Asked())
+    if not found:
+        raise PlanError(f"there is nothing to draw: the {kind} of these files are empty (an edit without an edited component?).")
+    return found

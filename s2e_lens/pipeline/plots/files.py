@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from s2e_lens.pipeline.plots.inputs import Asked, Drawn, Inputs, attributions_of, matching, need
-from s2e_lens.pipeline.sweeps import draw_comparison, sweep_changes
+from s2e_lens.errors import PlanError
+from s2e_lens.pipeline.plots.inputs import Asked, Drawn, Inputs, attributions_of, matching, need, of
+from s2e_lens.pipeline.sweeps import compare_sweep, draw_comparison, sweep_changes
 from s2e_lens.results import SITES, Attribution, Edit, Site
 from s2e_lens.visualizers import (
     dose_info,
@@ -27,15 +29,25 @@ from s2e_lens.visualizers import (
 )
 
 
-def _of(name: str, edits: Mapping[str, Edit]) -> Edit | None:
-    """The edit that belongs to scores: of the same name, or the only one."""
-    return edits.get(name) or (next(iter(edits.values())) if len(edits) == 1 else None)
+def _lam(name: str, attribution: Attribution, edits: Mapping[str, Edit], site: Site) -> Tensor | None:
+    """λ of the edit that belongs to scores; None without one."""
+    edit = of(name, attribution, edits)
+    if edit is None or not edit[site]:
+        return None
+    terms = edit[site]
+    if len(terms) > 1 and not all(torch.equal(each.u, terms[0].u) for each in terms):
+        raise PlanError(
+            f"the edit {name!r} is a sum of {len(terms)} edits along different vectors: its λ do not add up. Give each by itself."
+        )
+    return torch.stack([term.lam for term in terms]).sum(dim=0)
 
 
-def _lam(edit: Edit | None, site: Site) -> Tensor | None:
-    """λ of a site, added up over the terms of an edit."""
-    terms = () if edit is None else edit[site]
-    return sum((term.lam for term in terms[1:]), terms[0].lam) if terms else None
+def _edited(name: str, attribution: Attribution, edits: Mapping[str, Edit]) -> Tensor | None:
+    """λ of the heads, or, for a sum of edits along different vectors, which heads any of them edits."""
+    edit = of(name, attribution, edits)
+    if edit is not None and len(edit.attn) > 1:
+        return torch.stack([term.lam != 0 for term in edit.attn]).any(dim=0)
+    return _lam(name, attribution, edits, "attn")
 
 
 def _titled(name: str, attribution: Attribution) -> str:
@@ -43,16 +55,23 @@ def _titled(name: str, attribution: Attribution) -> str:
 
 
 def heads(inputs: Inputs, asked: Asked) -> Drawn:
-    """Scores of the heads, edited ones marked; λ itself where only edits came."""
-    if not inputs.attributions and (inputs.edits and asked.model is None):
-        lams = {name: _lam(edit, "attn") for name, edit in inputs.edits.items()}
+    """Scores of the heads, edited ones marked; λ itself where only edits came, of each term of a sum."""
+    if not inputs.attributions and not inputs.directions:
+        terms = {name: edit.attn for name, edit in need(inputs.edits, "scores, or an edit").items()}
+        lams = {
+            f"{name}, term {i}" if len(each) > 1 else name: term.lam
+            for name, each in terms.items()
+            for i, term in enumerate(each)
+        }
         return {
-            f"heads_{name}": draw_head_heatmap(head_heatmap_info(lam, edited=lam, name=f"{name}: λ"))
-            for name, lam in need({name: lam for name, lam in lams.items() if lam is not None}, "an edit of heads").items()
+            f"heads_{name.replace(', ', '_').replace(' ', '')}": draw_head_heatmap(
+                head_heatmap_info(lam, edited=lam, name=f"{name}: λ")
+            )
+            for name, lam in need(lams, "an edit of heads").items()
         }
     return {
         f"heads_{name}": draw_head_heatmap(
-            head_heatmap_info(each.heads, edited=_lam(_of(name, inputs.edits), "attn"), name=_titled(name, each))
+            head_heatmap_info(each.heads, edited=_edited(name, each, inputs.edits), name=_titled(name, each))
         )
         for name, each in attributions_of(inputs, asked).items()
     }
@@ -62,7 +81,7 @@ def neurons(inputs: Inputs, asked: Asked) -> Drawn:
     """The top neurons as bars."""
     return {
         f"neurons_{name}": draw_neuron_ranking(
-            neuron_ranking_info(each.neurons, k=asked.top, lam=_lam(_of(name, inputs.edits), "mlp"), name=_titled(name, each))
+            neuron_ranking_info(each.neurons, k=asked.top, lam=_lam(name, each, inputs.edits, "mlp"), name=_titled(name, each))
         )
         for name, each in attributions_of(inputs, asked).items()
     }
@@ -72,7 +91,7 @@ def curves(inputs: Inputs, asked: Asked) -> Drawn:
     """Scores of the neurons by rank."""
     return {
         f"curves_{name}": draw_ranked_curves(
-            ranked_curves_info(each.neurons, lam=_lam(_of(name, inputs.edits), "mlp"), name=_titled(name, each))
+            ranked_curves_info(each.neurons, lam=_lam(name, each, inputs.edits, "mlp"), name=_titled(name, each))
         )
         for name, each in attributions_of(inputs, asked).items()
     }
@@ -82,7 +101,7 @@ def bins(inputs: Inputs, asked: Asked) -> Drawn:
     """All neurons in bins."""
     return {
         f"bins_{name}": draw_layer_bins(
-            layer_bins_info(each.neurons, lam=_lam(_of(name, inputs.edits), "mlp"), name=_titled(name, each))
+            layer_bins_info(each.neurons, lam=_lam(name, each, inputs.edits, "mlp"), name=_titled(name, each))
         )
         for name, each in attributions_of(inputs, asked).items()
     }
@@ -101,13 +120,16 @@ def distribution(inputs: Inputs, asked: Asked) -> Drawn:
 
 def tradeoff(inputs: Inputs, asked: Asked) -> Drawn:
     """Attribute against utility of sweeps."""
-    return {f"tradeoff_{name}": draw_comparison(each) for name, each in need(inputs.sweeps, "the folder of a sweep").items()}
+    return {
+        f"tradeoff_{name}": draw_comparison(compare_sweep(each))
+        for name, each in need(inputs.sweeps, "the folder of a sweep").items()
+    }
 
 
 def changes(inputs: Inputs, asked: Asked) -> Drawn:
     """What the edit of a sweep changed, question by question."""
     sweeps = need(inputs.sweeps, "the folder of a sweep")
-    return {f"changes_{name}": draw_changes(sweep_changes(each)) for name, each in sweeps.items()}
+    return {f"changes_{name}": draw_changes(sweep_changes(compare_sweep(each))) for name, each in sweeps.items()}
 
 
 def geometry(inputs: Inputs, asked: Asked) -> Drawn:
@@ -129,6 +151,6 @@ def dose(inputs: Inputs, asked: Asked) -> Drawn:
     scores = attributions_of(inputs, asked)
     found: Drawn = {}
     for name, edit in edits.items():
-        means, attribution = matching(name, directions, "directions").means, matching(name, scores, "scores")
+        means, attribution = matching(name, edit, directions, "directions").means, matching(name, edit, scores, "scores")
         found[f"dose_{name}"] = draw_dose(dose_info(edit, means, attribution))
     return found

@@ -1,5 +1,6 @@
 """Kinds of figures that run the model: what it does with a text, and which tokens directions and edits promote."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -66,10 +67,10 @@ def effects(inputs: Inputs, asked: Asked) -> Drawn:
     scales = measure_scales(model, default_prompt_ids(model), last_only=True)
     found: Drawn = {}
     for name, edit in edits.items():
-        vectors = matching(name, directions, "directions")
+        vectors = matching(name, edit, directions, "directions")
         last = model.shapes.n_layers - 1
         promoted = logit_lens(model, vectors, top=FEW).lenses.get(("mlp", last))
-        default = [] if promoted is None else [each.id for each in (*promoted.promoted, *promoted.suppressed)]
+        default = [] if promoted is None else [each.id for each in (*promoted.promoted[:3], *promoted.suppressed[:3])]
         tokens: Sequence[int | str] = [token_id(model, each) for each in asked.tokens] or default
         values = logit_effects(model, edit, vectors.means, tokens, scales=scales)
         found[f"effects_{name}"] = draw_logit_effects(logit_effects_info(values, top=min(asked.top, 20)))
@@ -112,9 +113,13 @@ def fires(inputs: Inputs, asked: Asked) -> Drawn:
     tokens = token_strings(model, ids)
     found: Drawn = {}
     for name, edit in need(inputs.edits, "an edit").items():
-        values = firings(model, ids, edit)
-        found[f"firings_{name}"] = view_token_values(firing_total_info(tokens, values))
-        found[f"firings_{name}_components"] = view_token_values(firing_info(tokens, values, top=min(asked.top, 8)))
+        terms = max(len(edit.attn), len(edit.mlp))
+        for i in range(terms):
+            one = dataclasses.replace(edit, attn=edit.attn[i : i + 1], mlp=edit.mlp[i : i + 1])
+            values = firings(model, ids, one)
+            called = f"{name}_term{i}" if terms > 1 else name
+            found[f"firings_{called}"] = view_token_values(firing_total_info(tokens, values))
+            found[f"firings_{called}_components"] = view_token_values(firing_info(tokens, values, top=min(asked.top, 8)))
     return found
 
 
@@ -149,7 +154,10 @@ def _components(inputs: Inputs, asked: Asked, site: Site) -> list[str]:
     if asked.components:
         return list(asked.components)
     attribution = next(iter(attributions_of(inputs, asked).values()))
-    return [component.label for component in attribution.top(FEW, site=site)]
+    found = [component.label for component in attribution.top(FEW, site=site)]
+    if not found:
+        raise PlanError("this model has no neurons that could be shown one by one (mixture of experts): give --component L0H1.")
+    return found
 
 
 def _prompt(asked: Asked) -> list[int]:

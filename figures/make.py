@@ -65,7 +65,7 @@ def main() -> None:
     results, edits, directions = {}, {}, {}
     for name in BEHAVIORS:
         if asked.sweeps is None:
-            sweep(model, load_behavior(name), folder / name, Plan(DEFAULT_GRID), progress=True)
+            sweep(model, load_behavior(name), folder / name, Plan(DEFAULT_GRID), resume=(folder / name).exists(), progress=True)
         results[name] = compare_sweep(folder / name)
         directions[name] = load(folder / name / "directions.safetensors")
         edits[name] = Bench(model, directions[name]).edit(results[name].comparison.edit.setting)

@@ -336,6 +336,61 @@ def test_pointing_at_a_label_shows_its_column_and_the_limits_stay(tmp_path: Path
     assert after == "rgb(255, 0, 0)", "the largest magnitude is full red"
 
 
+def hue(colour: str) -> str:
+    """Bluish, reddish or neither, of an ``rgb()``."""
+    red, _, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return "neither" if abs(blue - red) < 40 else "blue" if blue > red else "red"
+
+
+@needs_browser
+def test_what_is_positive_is_blue_and_what_is_negative_red_as_the_key_says(tmp_path: Path) -> None:
+    tokens, column = ["a", "b", "c"], torch.tensor([3.0, -3.0, 0.0])
+    views = [
+        view_token_values(token_values_info(tokens, column, name="n", limit=3.0)),
+        view_token_values(token_values_info(tokens, torch.stack([column, -column]), labels=["x", "y"], name="n", limit=3.0)),
+        view_text_activations(text_activations_info([tokens], [column[None]], labels=["L0N1"])),
+    ]
+
+    def act(tab) -> list[list[str]]:
+        background = "el => getComputedStyle(el).backgroundColor"
+        found = []
+        for number in range(3):
+            spans = tab.locator(f"#view-{number} .colored-tokens > span > span")
+            shown = [hue(spans.nth(i).evaluate(background)) for i in range(spans.count())][-3:]
+            ramp = tab.locator(".s2e-ramp").nth(number).evaluate("el => getComputedStyle(el).backgroundImage")
+            found.append(shown + [hue(end) for end in re.findall(r"rgb\([^)]*\)", ramp)])
+        return found
+
+    for tokens_and_key in visit(views_page(*views), tmp_path, act).seen:
+        assert tokens_and_key[:3] == ["blue", "red", "neither"], "+3, -3 and 0"
+        assert tokens_and_key[3:] == ["red", "neither", "blue"], "the key, from its left end to its right end"
+
+
+@needs_browser
+def test_attention_is_blue_and_what_comes_later_in_the_text_is_grey(tmp_path: Path) -> None:
+    pattern = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    one = view_attention(attention_info(["a", "b", "c"], pattern[None], labels=["L0H1"]))
+    two = view_attention(attention_info(["a", "b", "c"], torch.stack([pattern, pattern]), labels=["L0H1", "L0H2"]))
+    cell = """(el, [row, column]) => {
+        const [w, h] = [el.width / 3, el.height / 3];
+        const context = el.getContext("2d");
+        return [...context.getImageData(Math.floor((column + 0.5) * w), Math.floor((row + 0.5) * h), 1, 1).data].slice(0, 3);
+    }"""
+
+    def act(tab) -> list[dict[tuple[int, int], list[int]]]:
+        canvases = tab.locator("canvas")
+        where = [(0, 0), (1, 0), (0, 2)]
+        return [{at: canvases.nth(i).evaluate(cell, list(at)) for at in where} for i in range(canvases.count())]
+
+    seen = visit(views_page(one, two), tmp_path, act).seen
+    assert len(seen) == 4, "a pattern alone; two small ones and a large one"
+    for colours in seen:
+        assert hue(str(colours[0, 0])) == "blue", colours
+        assert min(colours[1, 0]) == 255, "no attention to an earlier token is white"
+        assert max(colours[0, 2]) < 250, "a later token is grey"
+        assert hue(str(colours[0, 2])) == "neither", colours
+
+
 def test_literal_keeps_the_characters_and_breaks_the_markup() -> None:
     for token in EVIL:
         assert literal(token).replace(WORD_JOINER, "").replace("↵\n", "\n") == token

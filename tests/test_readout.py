@@ -434,10 +434,18 @@ def test_tokens_are_shown_literally() -> None:
     model = tiny_model()
     assert token_strings(model, [1, 4, 127, 2, 0]) == ("<s>", " w4", " w127", "</s>", "<pad>")
     assert token_strings(model, [500, -1]) == ("[500]", "[-1]")
-    assert token_id(model, "w5") == token_id(model, " w5") == 5
-    assert token_id(model, "<s>") == 1
+    for token in (0, 1, 5, 127):
+        assert token_id(model, token_strings(model, [token])[0]) == token
+    assert token_id(model, "w5") == token_id(model, " w5") == 5, "this tokenizer reads no space"
     assert token_id(model, 7) == 7
-    for wrong, message in (("w5 w6", "2 tokens"), ("", "0 tokens"), (128, "between 0 and 127")):
+    wrongs = (
+        (" w5 w6", r"2 tokens \(' w5', ' w6'\)"),
+        ("", "0 tokens"),
+        ("zzz", "1 token .'<unk>'"),
+        (128, "between 0 and 127"),
+        (" W5", "Near it are the tokens 'w5', ' w5'"),
+    )
+    for wrong, message in wrongs:
         with pytest.raises(ModelError, match=message):
             token_id(model, wrong)
 
@@ -475,6 +483,28 @@ def test_a_space_that_the_decoder_drops_is_kept() -> None:
     model = sentencepiece(["▁the", "the", "<0x0A>", "<0xE2>", "▁", "▁▁"])
     assert model.text.tokenizer.decode([0]) == "the", "the space is dropped at the head of a text"
     assert token_strings(model, [0, 1, 2, 3, 4, 5]) == (" the", "the", "\n", "<0xE2>", " ", "  ")
+
+
+def test_the_token_of_a_text_is_the_one_that_shows_as_it_or_none() -> None:
+    """With and without a space before it are two texts, whatever the tokenizer reads by itself."""
+    tokens = ["Ġthe", "the", "an", "Ġ", "Ċ", "t", "h", "e", "a", "n", "<s>"]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate([*tokens, "th"])},
+            merges=[("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n")],
+        )
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model = with_tokenizer(backend)
+    for text, token in ((" the", 0), ("the", 1), ("an", 2), (" ", 3), ("\n", 4), ("<s>", 10)):
+        assert token_id(model, text) == token
+    with pytest.raises(ModelError, match=r"2 tokens \(' ', 'an'\)\. Near it are the tokens 'an'\."):
+        token_id(model, " an")
+    with pytest.raises(ModelError, match="Near it are the tokens 'the', ' the'"):
+        token_id(model, "The")
+    before_every_word = sentencepiece(["▁the", "the", "▁", "▁an"])
+    for text, token in ((" the", 0), ("the", 1), (" an", 3)):
+        assert token_id(before_every_word, text) == token
 
 
 # models that others wrap

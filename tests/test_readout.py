@@ -295,6 +295,22 @@ def test_the_logit_lens_ranks_the_tokens_of_each_direction(family: str) -> None:
     assert len(lens.lenses) == len(model.shapes.places)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_logit_lens_is_the_same_however_many_vectors_are_unembedded_at_once(at_once: int, monkeypatch) -> None:
+    model = tiny_model("gemma2")
+    directions, calls = tiny_directions(model), []
+    directions.attn.unit[1] = 0
+    whole, unembed = logit_lens(model, directions), model.unembed
+    monkeypatch.setattr(model, "unembed", lambda x: calls.append(len(x)) or unembed(x))
+    monkeypatch.setattr("s2e_lens.readout.logits.LOGITS", at_once * model.shapes.d_vocab)
+    parts = logit_lens(model, directions)
+    assert calls == ([1, 1, 1] if at_once == 1 else [3])
+    assert list(parts.lenses) == list(whole.lenses) == [("attn", 0), ("mlp", 0), ("mlp", 1)]
+    for place, lens in whole.lenses.items():
+        assert [each.id for each in parts[place].promoted] == [each.id for each in lens.promoted]
+        assert [each.value for each in parts[place].promoted] == pytest.approx([each.value for each in lens.promoted], abs=1e-5)
+
+
 def test_a_component_promotes_what_its_average_write_promotes() -> None:
     model = tiny_model("gemma2")
     means, scales = tiny_means(model), measure_scales(model, [IDS])

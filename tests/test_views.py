@@ -191,8 +191,7 @@ def test_props_travel_as_json_that_a_script_can_hold() -> None:
 def test_the_keys_and_tables_say_what_the_colours_and_numbers_are() -> None:
     view = view_token_values(token_values_info(["a", " b"], torch.tensor([1.5, -2.5]), name="n", positive="up", negative="down"))
     fragment = view.to_html(div_id="x")
-    assert "−2.5 (down)" in fragment
-    assert "+2.5 (up)" in fragment
+    assert re.search(r"−2\.5 <span [^>]*></span> \+2\.5</span> <span>red: down, blue: up<", fragment)
     assert '<th scope="row">·b</th><td>-2.5</td>' in fragment
     assert view_attention(attention_info(["a"], torch.ones(1, 1, 1), labels=["L0H0"])).to_html().count("0 <span") == 1
     long = token_values_info(["a"] * 5000, torch.zeros(5000), name="n")
@@ -389,6 +388,42 @@ def test_attention_is_blue_and_what_comes_later_in_the_text_is_grey(tmp_path: Pa
         assert min(colours[1, 0]) == 255, "no attention to an earlier token is white"
         assert max(colours[0, 2]) < 250, "a later token is grey"
         assert hue(str(colours[0, 2])) == "neither", colours
+
+
+@needs_browser
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_what_is_to_be_pointed_at_is_said_on_the_screen_and_not_on_paper(media: str, tmp_path: Path) -> None:
+    def act(tab) -> str:
+        tab.emulate_media(media=media)
+        return tab.locator("body").inner_text()
+
+    shown = visit(views_page(*all_views().values()), tmp_path, act).seen
+    for hint in ("Point at a label", "Choose a component", "Head Selector"):
+        assert (hint in shown) == (media == "screen")
+    for fact in ("The first line is the scale", "L0H1 Zoomed", "A row is a token that looks back"):
+        assert fact in shown
+
+
+@needs_browser
+def test_the_ends_of_a_key_stay_beside_each_other_on_a_narrow_screen(tmp_path: Path) -> None:
+    info = token_values_info(
+        ["a", "b"], torch.tensor([135.0, -135.0]), name="n", positive="pushes along +v̂", negative="pushes along −v̂", limit=135.0
+    )
+
+    def act(tab) -> tuple[int, int, list[int]]:
+        tab.set_viewport_size({"width": 320, "height": 400})
+        lines = """el => {
+            const range = document.createRange();
+            range.selectNodeContents(el);
+            return [...range.getClientRects()].filter(each => each.width > 2).map(each => Math.round(each.top + each.height / 2));
+        }"""
+        whole, words = tab.locator(".s2e-scale").evaluate(lines), tab.locator(".s2e-key > span").nth(1).evaluate(lines)
+        return max(whole) - min(whole), tab.evaluate("document.documentElement.scrollWidth"), words
+
+    spread, wide, words = visit(view_token_values(info).to_page(), tmp_path, act).seen
+    assert spread <= 4, "one line"
+    assert wide <= 320
+    assert len(words) == 1
 
 
 def test_literal_keeps_the_characters_and_breaks_the_markup() -> None:

@@ -148,7 +148,9 @@ def test_attention_and_activations_of_a_model_can_be_viewed() -> None:
         (lambda: attention_info(["a"], torch.full((1, 1, 1), torch.inf), labels=["x"]), "NaN or infinity"),
         (lambda: attention_info(["a"] * 300, torch.zeros(1, 300, 300), labels=["x"]), "90,000 cells"),
         (lambda: text_activations_info([], [], labels=["x"]), "0 texts"),
+        (lambda: text_activations_info([["a"]], [], labels=["x"]), "1 texts came with values of 0 texts"),
         (lambda: text_activations_info([["a"]], [torch.zeros(2, 1)], labels=["x"]), "1 labels"),
+        (lambda: text_activations_info([["a"]], [torch.zeros(0, 1)], labels=[]), "0 components .* name at least one"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(make, message: str) -> None:

@@ -285,8 +285,15 @@ def text_activations_info(
     Raises:
         ShapeError: for no text or component, numbers that differ, or a value that is not finite.
     """
-    if not texts or not labels or len(texts) != len(values):
-        raise ShapeError(f"{len(texts)} texts and {len(labels)} labels came with values of {len(values)} texts.")
+    if not labels:
+        raise ShapeError(
+            "0 components came to see the activations of: name at least one, such as L0H0 or L0N0. "
+            "A model whose MLP layers are mixtures of experts has heads only."
+        )
+    if not texts or len(texts) != len(values):
+        raise ShapeError(
+            f"{len(texts)} texts came with values of {len(values)} texts: give at least one text, and values for each."
+        )
     arrays = []
     for tokens, rows in zip(texts, values, strict=True):
         arrays.append(as_matrix(rows, what="the activations"))

@@ -403,6 +403,28 @@ def test_mean_ablation_is_zero_ablation_and_a_constant(family: str) -> None:
     assert_close(seen[1], plain_output + (0 if bias is None else bias.detach()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("count", [48, 49, 80])
+def test_ablating_many_neurons_takes_no_more_room_than_their_layers_weights(family: str, count: int) -> None:
+    model, other = tiny_model(family), tiny_model(family)
+    means, chosen = tiny_means(model), list(range(80))[-count:]
+    labels = [f"L0N{i}" for i in reversed(chosen)]
+    with torch.no_grad():
+        other.weight("mlp", 0)[chosen] = 0
+    zero, mean = component_ablation(model, labels), component_ablation(model, labels, means)
+    assert zero.effects["mlp", 0].reads.shape == (48, model.shapes.components("mlp")[0])
+    row, ys = model.row(IDS), {}
+    for name, ablation in (("zero", zero), ("mean", mean)):
+        keep = {("mlp", 0): lambda x, y, name=name: ys.__setitem__(name, y[0])}
+        with intervene(model, ablation), model.intercept(keep):
+            got = model.logits(*row)
+        if name == "zero":
+            assert_close(got, other.logits(*row), atol=1e-4, rtol=1e-4)
+            assert (got - model.logits(*row)).abs().max() > 1e-2
+    constant = sum(means.inputs("mlp")[0, i].float() @ model.W_out[0][i, None].detach() for i in chosen)
+    assert_close(ys["mean"], ys["zero"] + constant, atol=1e-5, rtol=1e-4)
+
+
 def test_an_ablations_effect_is_the_difference_of_two_runs() -> None:
     model, zeroed = tiny_model(), tiny_model()
     directions = tiny_directions(model)

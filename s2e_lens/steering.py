@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from s2e_lens.attribution import check_means, check_measured_on
@@ -100,13 +101,25 @@ def component_ablation(
     for site, layer in dict.fromkeys(each[:2] for each in where):
         count, d_in = model.shapes.components(site)
         chosen = torch.tensor([index for *place, index in where if place == [site, layer]])
-        rows = (chosen[:, None] * d_in + torch.arange(d_in)).flatten()  # their places among the inputs, side by side
         W = model.weight(site, layer)[chosen.to(model.weight(site, layer).device)].detach().float().cpu()
-        reads = torch.zeros(len(rows), count * d_in)
-        reads[torch.arange(len(rows)), rows] = 1
+        rows = (chosen[:, None] * d_in + torch.arange(d_in)).flatten()  # their places among the inputs, side by side
         kept = None if means is None else torch.einsum("ci,cid->d", means.inputs(site)[layer, chosen].float(), W)
-        effects[site, layer] = Effect(reads=reads, writes=-W.flatten(0, 1), adds=kept)
+        reads, writes = _leanest(rows, W.flatten(0, 1), count * d_in)
+        effects[site, layer] = Effect(reads=reads, writes=writes, adds=kept)
     return Intervention(effects)
+
+
+def _leanest(
+    rows: Int[Tensor, " row"], W: Float[Tensor, "row d_model"], d_in_total: int
+) -> tuple[Float[Tensor, "term d_in_total"], Float[Tensor, "term d_model"]]:
+    """Reads and writes of y <- y - x[rows] W in the fewer terms: one for each row, or one for each dimension of y."""
+    if len(rows) <= W.shape[1]:
+        reads = torch.zeros(len(rows), d_in_total)
+        reads[torch.arange(len(rows)), rows] = 1
+        return reads, -W
+    reads = torch.zeros(W.shape[1], d_in_total)
+    reads[:, rows] = W.T
+    return reads, -torch.eye(W.shape[1])
 
 
 def _places(directions: Directions, sites: tuple[Site, ...], layers: Sequence[int] | None) -> list[Place]:

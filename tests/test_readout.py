@@ -295,6 +295,22 @@ def test_the_logit_lens_ranks_the_tokens_of_each_direction(family: str) -> None:
     assert len(lens.lenses) == len(model.shapes.places)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_logit_lens_is_the_same_however_many_vectors_are_unembedded_at_once(at_once: int, monkeypatch) -> None:
+    model = tiny_model("gemma2")
+    directions, calls = tiny_directions(model), []
+    directions.attn.unit[1] = 0
+    whole, unembed = logit_lens(model, directions), model.unembed
+    monkeypatch.setattr(model, "unembed", lambda x: calls.append(len(x)) or unembed(x))
+    monkeypatch.setattr("s2e_lens.readout.logits.LOGITS", at_once * model.shapes.d_vocab)
+    parts = logit_lens(model, directions)
+    assert calls == ([1, 1, 1] if at_once == 1 else [3])
+    assert list(parts.lenses) == list(whole.lenses) == [("attn", 0), ("mlp", 0), ("mlp", 1)]
+    for place, lens in whole.lenses.items():
+        assert [each.id for each in parts[place].promoted] == [each.id for each in lens.promoted]
+        assert [each.value for each in parts[place].promoted] == pytest.approx([each.value for each in lens.promoted], abs=1e-5)
+
+
 def test_a_component_promotes_what_its_average_write_promotes() -> None:
     model = tiny_model("gemma2")
     means, scales = tiny_means(model), measure_scales(model, [IDS])
@@ -387,6 +403,28 @@ def test_mean_ablation_is_zero_ablation_and_a_constant(family: str) -> None:
     assert_close(seen[1], plain_output + (0 if bias is None else bias.detach()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("count", [48, 49, 80])
+def test_ablating_many_neurons_takes_no_more_room_than_their_layers_weights(family: str, count: int) -> None:
+    model, other = tiny_model(family), tiny_model(family)
+    means, chosen = tiny_means(model), list(range(80))[-count:]
+    labels = [f"L0N{i}" for i in reversed(chosen)]
+    with torch.no_grad():
+        other.weight("mlp", 0)[chosen] = 0
+    zero, mean = component_ablation(model, labels), component_ablation(model, labels, means)
+    assert zero.effects["mlp", 0].reads.shape == (48, model.shapes.components("mlp")[0])
+    row, ys = model.row(IDS), {}
+    for name, ablation in (("zero", zero), ("mean", mean)):
+        keep = {("mlp", 0): lambda x, y, name=name: ys.__setitem__(name, y[0])}
+        with intervene(model, ablation), model.intercept(keep):
+            got = model.logits(*row)
+        if name == "zero":
+            assert_close(got, other.logits(*row), atol=1e-4, rtol=1e-4)
+            assert (got - model.logits(*row)).abs().max() > 1e-2
+    constant = sum(means.inputs("mlp")[0, i].float() @ model.W_out[0][i, None].detach() for i in chosen)
+    assert_close(ys["mean"], ys["zero"] + constant, atol=1e-5, rtol=1e-4)
+
+
 def test_an_ablations_effect_is_the_difference_of_two_runs() -> None:
     model, zeroed = tiny_model(), tiny_model()
     directions = tiny_directions(model)
@@ -434,10 +472,18 @@ def test_tokens_are_shown_literally() -> None:
     model = tiny_model()
     assert token_strings(model, [1, 4, 127, 2, 0]) == ("<s>", " w4", " w127", "</s>", "<pad>")
     assert token_strings(model, [500, -1]) == ("[500]", "[-1]")
-    assert token_id(model, "w5") == token_id(model, " w5") == 5
-    assert token_id(model, "<s>") == 1
+    for token in (0, 1, 5, 127):
+        assert token_id(model, token_strings(model, [token])[0]) == token
+    assert token_id(model, "w5") == token_id(model, " w5") == 5, "this tokenizer reads no space"
     assert token_id(model, 7) == 7
-    for wrong, message in (("w5 w6", "2 tokens"), ("", "0 tokens"), (128, "between 0 and 127")):
+    wrongs = (
+        (" w5 w6", r"2 tokens \(' w5', ' w6'\)"),
+        ("", "0 tokens"),
+        ("zzz", "1 token .'<unk>'"),
+        (128, "between 0 and 127"),
+        (" W5", "Near it are the tokens 'w5', ' w5'"),
+    )
+    for wrong, message in wrongs:
         with pytest.raises(ModelError, match=message):
             token_id(model, wrong)
 
@@ -475,6 +521,28 @@ def test_a_space_that_the_decoder_drops_is_kept() -> None:
     model = sentencepiece(["▁the", "the", "<0x0A>", "<0xE2>", "▁", "▁▁"])
     assert model.text.tokenizer.decode([0]) == "the", "the space is dropped at the head of a text"
     assert token_strings(model, [0, 1, 2, 3, 4, 5]) == (" the", "the", "\n", "<0xE2>", " ", "  ")
+
+
+def test_the_token_of_a_text_is_the_one_that_shows_as_it_or_none() -> None:
+    """With and without a space before it are two texts, whatever the tokenizer reads by itself."""
+    tokens = ["Ġthe", "the", "an", "Ġ", "Ċ", "t", "h", "e", "a", "n", "<s>"]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate([*tokens, "th"])},
+            merges=[("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n")],
+        )
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    model = with_tokenizer(backend)
+    for text, token in ((" the", 0), ("the", 1), ("an", 2), (" ", 3), ("\n", 4), ("<s>", 10)):
+        assert token_id(model, text) == token
+    with pytest.raises(ModelError, match=r"2 tokens \(' ', 'an'\)\. Near it are the tokens 'an'\."):
+        token_id(model, " an")
+    with pytest.raises(ModelError, match="Near it are the tokens 'the', ' the'"):
+        token_id(model, "The")
+    before_every_word = sentencepiece(["▁the", "the", "▁", "▁an"])
+    for text, token in ((" the", 0), ("the", 1), (" an", 3)):
+        assert token_id(before_every_word, text) == token
 
 
 # models that others wrap

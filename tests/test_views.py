@@ -148,7 +148,9 @@ def test_attention_and_activations_of_a_model_can_be_viewed() -> None:
         (lambda: attention_info(["a"], torch.full((1, 1, 1), torch.inf), labels=["x"]), "NaN or infinity"),
         (lambda: attention_info(["a"] * 300, torch.zeros(1, 300, 300), labels=["x"]), "90,000 cells"),
         (lambda: text_activations_info([], [], labels=["x"]), "0 texts"),
+        (lambda: text_activations_info([["a"]], [], labels=["x"]), "1 texts came with values of 0 texts"),
         (lambda: text_activations_info([["a"]], [torch.zeros(2, 1)], labels=["x"]), "1 labels"),
+        (lambda: text_activations_info([["a"]], [torch.zeros(0, 1)], labels=[]), "0 components .* name at least one"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(make, message: str) -> None:
@@ -191,8 +193,7 @@ def test_props_travel_as_json_that_a_script_can_hold() -> None:
 def test_the_keys_and_tables_say_what_the_colours_and_numbers_are() -> None:
     view = view_token_values(token_values_info(["a", " b"], torch.tensor([1.5, -2.5]), name="n", positive="up", negative="down"))
     fragment = view.to_html(div_id="x")
-    assert "−2.5 (down)" in fragment
-    assert "+2.5 (up)" in fragment
+    assert re.search(r"−2\.5 <span [^>]*></span> \+2\.5</span> <span>red: down, blue: up<", fragment)
     assert '<th scope="row">·b</th><td>-2.5</td>' in fragment
     assert view_attention(attention_info(["a"], torch.ones(1, 1, 1), labels=["L0H0"])).to_html().count("0 <span") == 1
     long = token_values_info(["a"] * 5000, torch.zeros(5000), name="n")
@@ -334,6 +335,97 @@ def test_pointing_at_a_label_shows_its_column_and_the_limits_stay(tmp_path: Path
     before, after = visit(view_token_values(info).to_page(), tmp_path, act).seen
     assert before.startswith("rgb(25") or before == "rgb(252, 252, 255)", before
     assert after == "rgb(255, 0, 0)", "the largest magnitude is full red"
+
+
+def hue(colour: str) -> str:
+    """Bluish, reddish or neither, of an ``rgb()``."""
+    red, _, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return "neither" if abs(blue - red) < 40 else "blue" if blue > red else "red"
+
+
+@needs_browser
+def test_what_is_positive_is_blue_and_what_is_negative_red_as_the_key_says(tmp_path: Path) -> None:
+    tokens, column = ["a", "b", "c"], torch.tensor([3.0, -3.0, 0.0])
+    views = [
+        view_token_values(token_values_info(tokens, column, name="n", limit=3.0)),
+        view_token_values(token_values_info(tokens, torch.stack([column, -column]), labels=["x", "y"], name="n", limit=3.0)),
+        view_text_activations(text_activations_info([tokens], [column[None]], labels=["L0N1"])),
+    ]
+
+    def act(tab) -> list[list[str]]:
+        background = "el => getComputedStyle(el).backgroundColor"
+        found = []
+        for number in range(3):
+            spans = tab.locator(f"#view-{number} .colored-tokens > span > span")
+            shown = [hue(spans.nth(i).evaluate(background)) for i in range(spans.count())][-3:]
+            ramp = tab.locator(".s2e-ramp").nth(number).evaluate("el => getComputedStyle(el).backgroundImage")
+            found.append(shown + [hue(end) for end in re.findall(r"rgb\([^)]*\)", ramp)])
+        return found
+
+    for tokens_and_key in visit(views_page(*views), tmp_path, act).seen:
+        assert tokens_and_key[:3] == ["blue", "red", "neither"], "+3, -3 and 0"
+        assert tokens_and_key[3:] == ["red", "neither", "blue"], "the key, from its left end to its right end"
+
+
+@needs_browser
+def test_attention_is_blue_and_what_comes_later_in_the_text_is_grey(tmp_path: Path) -> None:
+    pattern = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    one = view_attention(attention_info(["a", "b", "c"], pattern[None], labels=["L0H1"]))
+    two = view_attention(attention_info(["a", "b", "c"], torch.stack([pattern, pattern]), labels=["L0H1", "L0H2"]))
+    cell = """(el, [row, column]) => {
+        const [w, h] = [el.width / 3, el.height / 3];
+        const context = el.getContext("2d");
+        return [...context.getImageData(Math.floor((column + 0.5) * w), Math.floor((row + 0.5) * h), 1, 1).data].slice(0, 3);
+    }"""
+
+    def act(tab) -> list[dict[tuple[int, int], list[int]]]:
+        canvases = tab.locator("canvas")
+        where = [(0, 0), (1, 0), (0, 2)]
+        return [{at: canvases.nth(i).evaluate(cell, list(at)) for at in where} for i in range(canvases.count())]
+
+    seen = visit(views_page(one, two), tmp_path, act).seen
+    assert len(seen) == 4, "a pattern alone; two small ones and a large one"
+    for colours in seen:
+        assert hue(str(colours[0, 0])) == "blue", colours
+        assert min(colours[1, 0]) == 255, "no attention to an earlier token is white"
+        assert max(colours[0, 2]) < 250, "a later token is grey"
+        assert hue(str(colours[0, 2])) == "neither", colours
+
+
+@needs_browser
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_what_is_to_be_pointed_at_is_said_on_the_screen_and_not_on_paper(media: str, tmp_path: Path) -> None:
+    def act(tab) -> str:
+        tab.emulate_media(media=media)
+        return tab.locator("body").inner_text()
+
+    shown = visit(views_page(*all_views().values()), tmp_path, act).seen
+    for hint in ("Point at a label", "Choose a component", "Head Selector"):
+        assert (hint in shown) == (media == "screen")
+    for fact in ("The first line is the scale", "L0H1 Zoomed", "A row is a token that looks back"):
+        assert fact in shown
+
+
+@needs_browser
+def test_the_ends_of_a_key_stay_beside_each_other_on_a_narrow_screen(tmp_path: Path) -> None:
+    info = token_values_info(
+        ["a", "b"], torch.tensor([135.0, -135.0]), name="n", positive="pushes along +v̂", negative="pushes along −v̂", limit=135.0
+    )
+
+    def act(tab) -> tuple[int, int, list[int]]:
+        tab.set_viewport_size({"width": 320, "height": 400})
+        lines = """el => {
+            const range = document.createRange();
+            range.selectNodeContents(el);
+            return [...range.getClientRects()].filter(each => each.width > 2).map(each => Math.round(each.top + each.height / 2));
+        }"""
+        whole, words = tab.locator(".s2e-scale").evaluate(lines), tab.locator(".s2e-key > span").nth(1).evaluate(lines)
+        return max(whole) - min(whole), tab.evaluate("document.documentElement.scrollWidth"), words
+
+    spread, wide, words = visit(view_token_values(info).to_page(), tmp_path, act).seen
+    assert spread <= 4, "one line"
+    assert wide <= 320
+    assert len(words) == 1
 
 
 def test_literal_keeps_the_characters_and_breaks_the_markup() -> None:

@@ -26,6 +26,9 @@ from s2e_lens.models import LensModel, Norm, SiteFn
 from s2e_lens.readout.tokens import TokenValue, ranked
 from s2e_lens.results import Component, Directions, Means, Place, Site
 
+LOGITS = 16_000_000
+"""How many logits are computed at once (64 MB)."""
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -155,12 +158,14 @@ def logit_lens(
     """
     check_measured_on(model, directions, force=force)
     final = model.final_norm
-    lenses = {}
-    for site, layer in model.shapes.places:
-        unit = directions[site].unit[layer]
-        if unit.any():
-            logits = model.unembed(_normed(model, unit, (site, layer), final, scales))
-            lenses[site, layer] = _lens(model, logits, top)
+    units = {place: directions[place[0]].unit[place[1]] for place in model.shapes.places}
+    normed = {place: _normed(model, unit, place, final, scales) for place, unit in units.items() if unit.any()}
+    lenses, places = {}, list(normed)
+    at_once = max(1, LOGITS // model.shapes.d_vocab)
+    for start in range(0, len(places), at_once):
+        some = places[start : start + at_once]
+        for place, logits in zip(some, model.unembed(torch.stack([normed[each] for each in some])), strict=True):
+            lenses[place] = _lens(model, logits, top)
     return LogitLens(lenses, model.shapes.n_layers, scales is not None)
 
 

@@ -85,23 +85,44 @@ def visible(text: str) -> str:
 
 
 def token_id(model: LensModel, text: str | int) -> int:
-    """The id of a token that is written as :func:`token_strings` shows it, such as ``" sorry"`` or ``"<s>"``.
+    """The id of the token that is written so, as :func:`token_strings` shows it: ``" sorry"``, ``"<s>"``.
+
+    With and without a space before it are two texts, but for a tokenizer that reads both as the same token.
 
     Raises:
-        ModelError: if the text is not one token, or the id is not in the vocabulary.
+        ModelError: if no token is written so, or the id is not in the vocabulary.
     """
     if isinstance(text, int):
         if not 0 <= text < model.shapes.d_vocab:
             raise ModelError(f"token ids lie between 0 and {model.shapes.d_vocab - 1}; got {text}.")
         return text
+    found = _one_token(model, text)
+    if found is not None:
+        return found
+    ids = model.text.tokenizer(text, add_special_tokens=False)["input_ids"]
+    parts = ", ".join(map(repr, token_strings(model, ids)))
+    word = text.strip()
+    near = [" " * space + each for each in (word, word.lower(), word.capitalize()) if each for space in (0, 1)]
+    near = [each for each in dict.fromkeys(near) if each != text and _one_token(model, each) is not None]
+    advice = f"Near it are the tokens {', '.join(map(repr, near))}." if near else "Name one token."
+    count = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
+    raise ModelError(f"no token is written {text[:60]!r}: it is read as {count} ({parts[:120]}). {advice} Spaces count.")
+
+
+def _one_token(model: LensModel, text: str) -> int | None:
+    """The id of the token of exactly this text."""
     tokenizer = model.text.tokenizer
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 and text.startswith(" "):  # tokenizers that put a space in front of every text
-        ids = tokenizer(text[1:], add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        parts = " ".join(visible(part) for part in token_strings(model, ids))
-        raise ModelError(f"{text[:60]!r} is {len(ids)} tokens ({parts[:120]}); name one token. Mind the space before a word.")
-    return ids[0]
+    # Some tokenizers put a space in front of every text: they read a word as the token with a space, and one that goes on
+    # another only by its piece.
+    read = [tokenizer(each, add_special_tokens=False)["input_ids"] for each in (text, text.removeprefix(" ")) if each]
+    for ids in [*read, [tokenizer.convert_tokens_to_ids(text.replace(" ", "\N{LOWER ONE EIGHTH BLOCK}"))]]:
+        if len(ids) == 1 and ids[0] is not None and token_strings(model, ids) == (text,):
+            return ids[0]
+    # A tokenizer of whole words reads no space: a word is one token, with a space before it or without.
+    word = text.removeprefix(" ")
+    bare, spaced = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in (word, f" {word}"))
+    same = len(bare) == 1 and bare == spaced and token_strings(model, bare)[0] in (word, f" {word}")
+    return bare[0] if same else None
 
 
 def ranked(model: LensModel, values: Float[Tensor, " d_vocab"], count: int, *, largest: bool = True) -> tuple[TokenValue, ...]:

@@ -28,7 +28,9 @@ _STYLE = """<style>
 .s2e-view figcaption { font-weight: 600; margin: 0 0 4px; }
 .s2e-view .s2e-note { color: #555; font-size: 13px; margin: 0 0 6px; }
 .s2e-view .s2e-key { font-size: 13px; margin: 0 0 8px; display: flex; flex-wrap: wrap; gap: 2px 8px; align-items: center; }
-.s2e-view .s2e-ramp { display: inline-block; width: 90px; height: 12px; border: 1px solid #ccc; }
+.s2e-view .s2e-scale { white-space: nowrap; overflow-wrap: normal; }
+.s2e-view .s2e-ramp { display: inline-block; width: 72px; height: 12px; border: 1px solid #ccc; vertical-align: -2px;
+  margin: 0 2px; }
 .s2e-view .s2e-body div:has(> input#number),
 .s2e-view .s2e-body div:has(> div > label[for="layer-selector"]) { display: none; }
 .s2e-view .s2e-body > div > div { padding-bottom: 8px !important; }
@@ -44,7 +46,10 @@ _STYLE = """<style>
 .s2e-view table.s2e-values th { text-align: left; }
 .s2e-view table.s2e-values thead th { font-weight: 600; text-align: right; }
 .s2e-view table.s2e-values thead th:nth-child(2) { text-align: left; }
-@media print { .s2e-view details:not([open]) { display: none; } .s2e-view .s2e-key { print-color-adjust: exact; } }
+@media print {
+  .s2e-view details:not([open]), .s2e-view .s2e-hint, .s2e-view .AttentionHeads > div > div > h3 { display: none; }
+  .s2e-view .s2e-key { print-color-adjust: exact; }
+}
 </style>"""
 
 _PAGE = """<!doctype html>
@@ -87,14 +92,14 @@ class Key:
 
     def to_html(self) -> str:
         """The key as a line of HTML."""
-        high = f"{self.limit:.3g} ({html.escape(self.positive)})"
+        high, words = f"{self.limit:.3g}", f"blue: {html.escape(self.positive)}"
         if self.negative is None:
             low, colours = "0", f"white, {self.high}"
         else:
-            low, high = f"−{self.limit:.3g} ({html.escape(self.negative)})", f"+{high}"
+            low, high, words = f"−{high}", f"+{high}", f"red: {html.escape(self.negative)}, {words}"
             colours = f"{self.low}, white, {self.high}"
         ramp = f'<span class="s2e-ramp" style="background: linear-gradient(to right, {colours})" role="presentation"></span>'
-        return f'<div class="s2e-key">{low} {ramp} {high}</div>'
+        return f'<div class="s2e-key"><span class="s2e-scale">{low} {ramp} {high}</span> <span>{words}</span></div>'
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,18 @@ class TokenView:
     note: str = ""
     table: str = ""
     """The same numbers as an HTML table, folded away below the view."""
+    hint: str = ""
+    """What pointing and clicking do: not in pictures, nor on paper."""
 
     def to_html(self, *, div_id: str | None = None) -> str:
         """A fragment for a page that holds :func:`circuitsvis_js` in a ``<script>``, and :func:`view_style` once."""
         div_id = div_id or f"s2e-{uuid.uuid4().hex[:12]}"
+        hint = f'<p class="s2e-note s2e-hint">{html.escape(self.hint)}</p>' if self.hint else ""
         note = f'<p class="s2e-note">{html.escape(self.note)}</p>' if self.note else ""
         table = f"<details><summary>Values as a table</summary>{self.table}</details>" if self.table else ""
         draw = _DRAW.format(div_id=div_id, element=self.element, props=as_json(self.props))
         return (
-            f'<figure class="s2e-view"><figcaption>{html.escape(self.title)}</figcaption>{note}'
+            f'<figure class="s2e-view"><figcaption>{html.escape(self.title)}</figcaption>{hint}{note}'
             f'{self.key.to_html() if self.key else ""}<div class="s2e-body {self.element}">'
             f'<div id="{div_id}"></div></div>{table}{draw}</figure>'
         )

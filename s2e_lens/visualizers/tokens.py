@@ -193,21 +193,22 @@ def view_token_values(info: TokenValues) -> TokenView:
     """The coloured text; the value of a token shows on hover. With several columns, point at a label to see its column."""
     factor = 1.0 if info.limit >= 1e-3 else 10.0 ** (3 * math.ceil(-math.log10(info.limit) / 3))
     values, limit = _rounded(info.values * factor), info.limit * factor
-    unit = "" if factor == 1 else f"in units of {1 / factor:.0e}"
+    unit = "" if factor == 1 else f"Values are in units of {1 / factor:.0e}."
     tokens = [literal(token) for token in info.tokens]
     fits = info.values.size <= MAX_TABLE
     shared = {
         "title": info.name,
+        "note": unit,
         "table": values_table([visible(token) for token in info.tokens], info.labels, info.values.T.tolist()) if fits else "",
     }
     if len(values) == 1:
         props = {"tokens": tokens, "values": values[0], "minValue": -limit, "maxValue": limit}
         colours = {"negativeColor": NEGATIVE, "positiveColor": POSITIVE}
-        return TokenView("ColoredTokens", {**props, **colours}, key=Key(limit, info.positive, info.negative), note=unit, **shared)
+        return TokenView("ColoredTokens", {**props, **colours}, key=Key(limit, info.positive, info.negative), **shared)
     bounds = {"positiveBounds": [limit] * len(values), "negativeBounds": [-limit] * len(values)}
     props = {"tokens": tokens, "values": [list(row) for row in zip(*values, strict=True)], "labels": list(info.labels), **bounds}
-    note = "; ".join(filter(None, ["Point at a label to see its values, click to keep it", unit])) + "."
-    return TokenView("ColoredTokensMulti", props, key=Key(limit, info.positive, info.negative, **PURE), note=note, **shared)
+    hint, key = "Point at a label to see its values, click to keep it.", Key(limit, info.positive, info.negative, **PURE)
+    return TokenView("ColoredTokensMulti", props, key=key, hint=hint, **shared)
 
 
 def attention_info(
@@ -284,8 +285,15 @@ def text_activations_info(
     Raises:
         ShapeError: for no text or component, numbers that differ, or a value that is not finite.
     """
-    if not texts or not labels or len(texts) != len(values):
-        raise ShapeError(f"{len(texts)} texts and {len(labels)} labels came with values of {len(values)} texts.")
+    if not labels:
+        raise ShapeError(
+            "0 components came to see the activations of: name at least one, such as L0H0 or L0N0. "
+            "A model whose MLP layers are mixtures of experts has heads only."
+        )
+    if not texts or len(texts) != len(values):
+        raise ShapeError(
+            f"{len(texts)} texts came with values of {len(values)} texts: give at least one text, and values for each."
+        )
     arrays = []
     for tokens, rows in zip(texts, values, strict=True):
         arrays.append(as_matrix(rows, what="the activations"))
@@ -311,8 +319,11 @@ def view_text_activations(info: TextActivations) -> TokenView:
         "secondDimensionName": "Component",
         "secondDimensionLabels": list(info.labels),
     }
-    note = "Choose a component from the list. The first line is the scale, the same for all components and texts."
-    return TokenView("TextNeuronActivations", props, info.name, Key(info.limit, "active", "negative", **PURE), note)
+    note, key = (
+        "The first line is the scale, the same for all components and texts.",
+        Key(info.limit, "active", "negative", **PURE),
+    )
+    return TokenView("TextNeuronActivations", props, info.name, key, note, hint="Choose a component from the list.")
 
 
 def _rounded(values: Float[np.ndarray, "row column"]) -> list[list[float]]:

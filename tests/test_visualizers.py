@@ -102,6 +102,37 @@ def test_an_edited_head_is_marked_at_its_own_place():
     assert head_heatmap_info(heads(4, 3), edited=lam.T, name="score").marks != info.marks
 
 
+def test_in_small_cells_an_outline_leaves_the_colour_to_be_seen():
+    lam = torch.zeros(80, 64)
+    lam[70, 5], lam[0, 63] = 1.0, -1.0
+    heatmap, (marks,) = heatmap_traces(draw_head_heatmap(head_heatmap_info(heads(80, 64), edited=lam, name="score")))
+    assert (marks.mode, marks.line.width, marks.fill) == ("lines", heatmap.xgap, None)
+    corners = np.stack([marks.x, marks.y], axis=1).reshape(2, 6, 2)
+    assert np.isnan(corners[:, 5]).all()
+    for outline, (layer, head) in zip(corners[:, :5], [(0, 63), (70, 5)], strict=True):
+        np.testing.assert_array_equal(np.abs(outline - [head, layer]), 0.5)
+        assert len(np.unique(outline, axis=0)) == 4
+        np.testing.assert_array_equal(outline[0], outline[-1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 8), (12, 12), (32, 8), (26, 24)])
+def test_a_disc_takes_at_most_a_third_of_its_cell_at_the_narrowest(shape):
+    figure = draw_head_heatmap(head_heatmap_info(heads(*shape), edited=heads(*shape), name="score"))
+    _, (marks,) = heatmap_traces(figure)
+    width, margin = 320 - figure.layout.margin.l - figure.layout.margin.r, figure.layout.margin
+    height = figure.layout.height - margin.t - margin.b
+    if marks.mode == "markers":
+        assert marks.marker.size <= min(width / shape[1], (height + 1) / shape[0]) / 3
+    assert (marks.mode == "markers") == (shape in [(1, 1), (6, 8), (12, 12)])
+
+
+def test_the_heatmap_fills_its_figure_at_every_width():
+    figure = draw_head_heatmap(head_heatmap_info(heads(80, 64), name="score"))
+    assert figure.layout.yaxis.scaleanchor is None
+    assert figure.layout.xaxis.constrain is None
+    assert (figure.layout.height - figure.layout.margin.t - figure.layout.margin.b) / 80 == pytest.approx(7)
+
+
 @pytest.mark.parametrize("edited", [None, torch.zeros(3, 4)])
 def test_without_an_edit_nothing_is_marked(edited):
     info = head_heatmap_info(heads(3, 4), edited=edited, name="score")

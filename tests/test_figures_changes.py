@@ -1,10 +1,12 @@
 import dataclasses
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from s2e_lens.errors import ShapeError
 from s2e_lens.evaluation.measure import Items
+from s2e_lens.pipeline.sweeps import SweepResult, sweep_changes
 from s2e_lens.visualizers import HOUSE, changes_info, changes_table, draw_changes
 from s2e_lens.visualizers.changes_plot import MOST, cell_counts, lattice
 from s2e_lens.visualizers.style import NEGATIVE, POSITIVE
@@ -102,6 +104,27 @@ def test_kl_is_per_token_and_the_largest_comes_first():
     assert bars.text[0] == "passage 4"
 
 
+def test_the_means_are_those_of_the_tables_where_sizes_differ():
+    tasks = {"sort": np.array([1.0, 1, 1, 1, 0, 0]), "sum": np.array([0.0, 1])}
+    after_tasks = {"sort": np.array([1.0, 1, 1, 1, 1, 1]), "sum": np.array([0.0, 0])}
+    tokens = np.array([1.0, 10, 100, 3])
+    before = items([0, 1, 1], tasks=tasks, tokens=tokens)
+    after = items([1, 1, 1], tasks=after_tasks, tokens=tokens, divergences=np.array([0.5, 1.0, 2.0, 0.1]), losses=tokens * 2)
+    info = changes(before, after)
+    assert info.measures[1].means == (before.utility, after.utility)
+    assert info.mean_kl == after.kl
+    # Negative control: means over items and over passages are others.
+    assert info.measures[1].before.mean() != pytest.approx(before.utility)
+    assert info.kl.mean() != pytest.approx(after.kl)
+    written = " ".join(titles(draw_changes(info)))
+    assert f"mean {before.utility:.3g} → {after.utility:.3g}<br>" in written
+    assert f"mean {after.kl:.2g} nats per token" in written
+    first, second = (dataclasses.replace(each, tasks={}) for each in (before, after))
+    neutral = changes(first, second).measures[1]
+    assert neutral.means == (-first.utility, -second.utility)
+    assert neutral.before.mean() != pytest.approx(neutral.means[0])
+
+
 def test_kl_to_the_unedited_model_is_left_out_where_before_is_another():
     info = changes(items([0, 1, 1, 0, 1], kl=0.1), AFTER, names=("steering", "edit"))
     assert info.kl is None
@@ -126,6 +149,15 @@ def test_further_metrics_have_panels_of_their_own():
     assert info.measures[1].counts == (1, 0, 1)
     assert info.measures[1].better.tolist() == [-1, 1]
     assert draw_changes(info).layout.template == HOUSE
+
+
+def test_a_sweeps_further_metrics_can_be_such_that_less_is_better():
+    before = dataclasses.replace(BEFORE, also={"length": np.array([1.0, 9])})
+    after = dataclasses.replace(AFTER, also={"length": np.array([2.0, 9])})
+    comparison = Mock(base=Mock(items=before), edit=Mock(items=after), higher_is_better=True)
+    result = Mock(spec=SweepResult, manifest={"attribute": "refusal"}, comparison=comparison)
+    assert sweep_changes(result).measures[1].counts == (1, 1, 0)
+    assert sweep_changes(result, lower_is_better=["length"]).measures[1].counts == (0, 1, 1)
 
 
 def test_the_table_names_the_largest_changes_first():

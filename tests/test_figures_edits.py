@@ -113,6 +113,22 @@ def test_a_distribution_of_nothing_is_refused():
         edit_distribution_info({"toy": broken})
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.07, 0.003, 0.0003])
+def test_numbers_of_three_panels_of_neurons_keep_apart_in_a_narrow_figure(scale):
+    edits = {f"model {i}": dataclasses.replace(edit(), mlp=(site_edit(torch.full((2, 5), scale * 1.1), 1),)) for i in range(3)}
+    layout = draw_edit_distribution(edit_distribution_info(edits, site="mlp")).layout
+    width, spans = 320 - layout.margin.l - layout.margin.r, []
+    for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3):
+        (left, right), (low, high) = axis.domain, axis.range
+        for tick in axis.tickvals:
+            middle = width * (left + (right - left) * (tick - low) / (high - low))
+            shown = f"{tick:.1e}".replace("e-0", "e-") if axis.tickformat == ".1e" else f"{tick:.2g}"
+            half = 3.2 * len(shown)  # a digit is 6.4 pixels wide
+            spans.append((middle - half, middle + half))
+    assert all(one[1] < other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert layout.xaxis.tickangle == 0
+
+
 # geometry
 
 
@@ -295,3 +311,24 @@ def test_every_figure_has_the_house_template_and_a_form_that_fits():
         assert figure.layout.width is None
         inner = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
         assert inner >= 89
+
+
+# room
+
+
+@pytest.mark.parametrize("layers", [3, 6, 12, 32, 80, 126])
+def test_numbers_under_a_narrow_panel_of_layers_stay_level_and_few(layers):
+    info = geometry_info({"one": directions(layers=layers)})
+    for axis in (draw_direction_cosines(info, between="layers").layout.xaxis, draw_direction_norms(info).layout.xaxis):
+        assert axis.tickangle == 0
+    narrow = draw_direction_cosines(info, between="layers").layout
+    panel = (320 - narrow.margin.l - narrow.margin.r) * (narrow.xaxis.domain[1] - narrow.xaxis.domain[0])
+    assert panel * narrow.xaxis.dtick / layers > 7 * len(str(layers - 1)) + 3
+
+
+def test_the_title_of_the_dose_axis_stands_clear_of_long_negative_numbers():
+    figure = draw_dose(dose_info(edit(), means(), attribution()))
+    (title,) = [each for each in figure.layout.annotations if each.textangle == -90]
+    longest = 7 * len("\N{MINUS SIGN}0.0005")
+    assert -title.xshift - 8 >= longest
+    assert -title.xshift + 8 <= figure.layout.margin.l

@@ -162,6 +162,12 @@ def test_bins_are_drawn_with_layer_0_on_top_and_positive_blue():
     assert figure.layout.template == HOUSE
 
 
+def test_the_numbers_of_many_neurons_stay_level_and_few():
+    axis = draw_layer_bins(layer_bins_info(random(2, 28672), name="cosine")).layout.xaxis
+    assert axis.tickangle == 0
+    assert axis.nticks * 7 * len("20,000") < 320 - 70
+
+
 def test_bins_with_edited_neurons_are_marked_at_their_place():
     lam = torch.zeros(4, 100)
     lam[2, 55], lam[2, 56], lam[0, 99] = 1.0, -1.0, 2.0

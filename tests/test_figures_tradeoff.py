@@ -130,6 +130,39 @@ def test_the_pareto_set_agrees_with_comparing_all_pairs():
     np.testing.assert_allclose(stair.x, [each.utility for each in info.pareto], rtol=1e-6)
 
 
+@pytest.mark.parametrize("attribute_higher", [True, False])
+@pytest.mark.parametrize("utility_higher", [True, False])
+def test_the_stair_runs_through_what_the_set_reaches_and_beyond_no_offer(attribute_higher, utility_higher):
+    turn, mirror = (1 if attribute_higher else -1), (1 if utility_higher else -1)
+    offers = [(0.2, 0.8), (0.5, 0.6), (0.8, 0.3)]
+    first, second, third = (point(float(i), 1 + turn * a, 2 + mirror * u) for i, (a, u) in enumerate(offers))
+    info = tradeoff(
+        [second],
+        first,
+        third,
+        attribute_higher_is_better=attribute_higher,
+        utility_higher_is_better=utility_higher,
+    )
+    stair = trace(draw_tradeoff(info), "Pareto set")
+    assert len(stair.x) == 3
+    for (x, y), (next_x, next_y) in zip(
+        zip(stair.x, stair.y, strict=True), zip(stair.x[1:], stair.y[1:], strict=True), strict=False
+    ):
+        corner = (x, next_y) if stair.line.shape == "vh" else (next_x, y)
+        # Each corner is dominated by the points it joins: no better in either number.
+        for utility, attribute in ((x, y), (next_x, next_y)):
+            assert mirror * corner[0] <= mirror * utility
+            assert turn * corner[1] <= turn * attribute
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_in_view_are_settings_that_cost_little_and_any_that_improve(higher):
+    sign = 1 if higher else -1
+    cheap, dear, better = (point(float(i), 0.5, 10.0 + sign * u) for i, u in enumerate((-2, -9, 9), start=1))
+    info = tradeoff([cheap, dear, better], point(0.0, 0.3, 10.0), point(None, 0.6, 10.0 - sign), utility_higher_is_better=higher)
+    assert set(info.steering) & set(info.shown) == {cheap, better}
+
+
 def test_a_kind_of_control_has_one_symbol_whatever_else_is_there():
     first = control_symbols(["ablation", "my own", "random direction"])
     second = control_symbols(["random direction", "system prompt", "my own"])

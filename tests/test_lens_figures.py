@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -108,16 +109,61 @@ def test_effects_show_the_strongest_components_the_rest_and_the_total() -> None:
         logit_effects_info(found, top=0)
 
 
-@pytest.mark.parametrize(("size", "text"), [(0.6, "+0.60"), (0.04, "+0.040"), (25.0, "+25"), (2e-5, "+0.000020")])
-def test_the_numbers_in_cells_have_two_digits(size: float, text: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "text"), [(0.6, "+0.60"), (0.04, "+0.040"), (5.0, "+5.00"), (-25.0, "−25.0"), (250.0, "+250"), (2e-5, "+0.000020")]
+)
+def test_the_numbers_in_cells_have_two_digits_or_more(size: float, text: str) -> None:
     found = LogitEffects((Component("attn", 0, 1, 1.0),), (4,), ("a",), torch.tensor([[size]]))
     assert draw_logit_effects(logit_effects_info(found)).data[0].text[0][0] == text
 
 
-def test_cells_too_narrow_for_a_number_show_their_colour_alone() -> None:
-    for count, shown in ((7, "+1.0"), (12, "")):
-        found = LogitEffects((Component("attn", 0, 1, 1.0),), tuple(range(count)), ("a",) * count, torch.ones(1, count))
-        assert draw_logit_effects(logit_effects_info(found)).data[0].text[0][0] == shown
+def of_tokens(*tokens: str, sizes: tuple[float, ...] = (1.0,)) -> go.Figure:
+    effects = torch.tensor(sizes)[:, None].expand(-1, len(tokens))
+    components = tuple(Component("attn", 0, i, 1.0) for i in range(len(sizes)))
+    return draw_logit_effects(logit_effects_info(LogitEffects(components, tuple(range(len(tokens))), tokens, effects)))
+
+
+def test_up_to_eight_tokens_have_their_numbers_and_of_more_the_total_has() -> None:
+    for count in (1, 7, 8):
+        figure = of_tokens(*["a"] * count, sizes=(1.0, -3.0))
+        assert [list(row) for row in figure.data[0].text] == [["−3.00"] * count, ["+1.00"] * count]
+        assert list(figure.data[1].text[0]) == ["−2.00"] * count
+        assert not figure.layout.annotations
+    figure = of_tokens(*["a"] * 9, sizes=(1.0, -3.0))
+    assert {text for row in (*figure.data[0].text, *figure.data[1].text) for text in row} == {""}
+    assert [(each.x, each.text) for each in figure.layout.annotations] == [(i, "−2.00") for i in range(9)]
+    total = figure.data[1].y
+    assert total[0] < figure.layout.annotations[0].y < total[1] <= figure.layout.yaxis.range[0]
+    assert total[0] > len(figure.data[0].z) - 0.5, "the total stands apart"
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign_and_no_number_is_wider_than_its_cell() -> None:
+    assert [row[0] for row in of_tokens("a", sizes=(5.0, -0.004, 0.0, 0.006)).data[0].text] == ["+5.00", "+0.01", "≈0", "0"]
+    for sizes in ((5.0, 5.0, 5.0, -0.0001), (1e-5, 3e-6), (-0.6, 0.1), (9.99, 9.0, 700.0)):
+        rows = [row for data in of_tokens(*["a"] * 8, sizes=sizes).data for row in data.text]
+        assert all(len(text) <= 5 for row in rows for text in row)
+        assert not {text.strip("+−0.") for row in rows for text in row} & {""}
+
+
+def test_tokens_above_the_columns_stay_level_and_have_room() -> None:
+    names = [" Please", "<b>internationally</b>", *"abcdef"]
+    wide, narrow = of_tokens("a", "b"), of_tokens(*names)
+    assert narrow.layout.xaxis.tickangle == 0
+    assert narrow.layout.xaxis.ticktext[0] == "·Ple<br>ase"
+    assert narrow.layout.xaxis.ticktext[1] == "&lt;b&gt;i<br>nter<br>nat…"
+    more = narrow.layout.margin.t - wide.layout.margin.t
+    assert more == narrow.layout.coloraxis.colorbar.ypad - wide.layout.coloraxis.colorbar.ypad == 28
+    assert narrow.layout.height - wide.layout.height == more
+    upright = of_tokens(*names, "g")
+    assert upright.layout.xaxis.tickangle == -90
+    assert upright.layout.xaxis.ticktext[:2] == ("·Please", "&lt;b&gt;internat…")
+    assert upright.layout.margin.t - wide.layout.margin.t + 14 >= 7 * 12
+
+
+def test_suppressed_tokens_are_red_and_promoted_ones_blue() -> None:
+    up, down = draw_logit_lens(logit_lens_info(lens(), top=3)).data
+    np.testing.assert_allclose(up.z, [[1.0, 0.9, 0.8], [0, 0, 0], [1.0, 0.9, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(down.z, [[-2.0, -1.9, -1.8], [0, 0, 0], [-2.0, -1.9, -1.8]], rtol=1e-6)
 
 
 def test_next_tokens_of_several_conditions_share_their_tokens() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from s2e_lens.errors import ShapeError
 from s2e_lens.evaluation.measure import Items
-from s2e_lens.results import Attribution
+from s2e_lens.readout import LogitEffects, LogitLens, NextTokens, TokenLens, TokenValue
+from s2e_lens.results import Attribution, Component
 from s2e_lens.visualizers import (
     HOUSE,
     Point,
@@ -23,14 +24,20 @@ from s2e_lens.visualizers import (
     draw_edit_distribution,
     draw_head_heatmap,
     draw_layer_bins,
+    draw_logit_effects,
+    draw_logit_lens,
     draw_neuron_ranking,
+    draw_next_tokens,
     draw_ranked_curves,
     draw_tradeoff,
     edit_distribution_info,
     geometry_info,
     head_heatmap_info,
     layer_bins_info,
+    logit_effects_info,
+    logit_lens_info,
     neuron_ranking_info,
+    next_tokens_info,
     plotly_js,
     ranked_curves_info,
     to_html_fragment,
@@ -100,6 +107,37 @@ def test_an_edited_head_is_marked_at_its_own_place():
     assert marks.showlegend
     # Negative control: the marks of the transposed places are others.
     assert head_heatmap_info(heads(4, 3), edited=lam.T, name="score").marks != info.marks
+
+
+def test_in_small_cells_an_outline_leaves_the_colour_to_be_seen():
+    lam = torch.zeros(80, 64)
+    lam[70, 5], lam[0, 63] = 1.0, -1.0
+    heatmap, (marks,) = heatmap_traces(draw_head_heatmap(head_heatmap_info(heads(80, 64), edited=lam, name="score")))
+    assert (marks.mode, marks.line.width, marks.fill) == ("lines", heatmap.xgap, None)
+    corners = np.stack([marks.x, marks.y], axis=1).reshape(2, 6, 2)
+    assert np.isnan(corners[:, 5]).all()
+    for outline, (layer, head) in zip(corners[:, :5], [(0, 63), (70, 5)], strict=True):
+        np.testing.assert_array_equal(np.abs(outline - [head, layer]), 0.5)
+        assert len(np.unique(outline, axis=0)) == 4
+        np.testing.assert_array_equal(outline[0], outline[-1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 8), (12, 12), (32, 8), (26, 24)])
+def test_a_disc_takes_at_most_a_third_of_its_cell_at_the_narrowest(shape):
+    figure = draw_head_heatmap(head_heatmap_info(heads(*shape), edited=heads(*shape), name="score"))
+    _, (marks,) = heatmap_traces(figure)
+    width, margin = 320 - figure.layout.margin.l - figure.layout.margin.r, figure.layout.margin
+    height = figure.layout.height - margin.t - margin.b
+    if marks.mode == "markers":
+        assert marks.marker.size <= min(width / shape[1], (height + 1) / shape[0]) / 3
+    assert (marks.mode == "markers") == (shape in [(1, 1), (6, 8), (12, 12)])
+
+
+def test_the_heatmap_fills_its_figure_at_every_width():
+    figure = draw_head_heatmap(head_heatmap_info(heads(80, 64), name="score"))
+    assert figure.layout.yaxis.scaleanchor is None
+    assert figure.layout.xaxis.constrain is None
+    assert (figure.layout.height - figure.layout.margin.t - figure.layout.margin.b) / 80 == pytest.approx(7)
 
 
 @pytest.mark.parametrize("edited", [None, torch.zeros(3, 4)])
@@ -312,3 +350,62 @@ def test_a_page_is_whole_and_offline(tmp_path):
     assert "<title>a &lt; b</title>" in page
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page.replace(plotly_js(), ""))
     assert [each.name for each in path.parent.iterdir()] == ["page.html"]
+
+
+EVIL = "<img src=x onerror=1>"
+
+
+def evil_figures() -> dict[str, go.Figure]:
+    """Every figure with markup in each text that comes from outside."""
+    tasks = {EVIL: np.array([1.0, 0.0])}
+    items = Items(np.array([0.0, 1.0]), tasks, {EVIL: np.array([0.5, 0.2])}, np.ones(2), np.zeros(2), np.ones(2))
+    other = Items(np.array([1.0, 1.0]), tasks, {EVIL: np.array([0.1, 0.9])}, np.ones(2), np.ones(2), np.ones(2))
+    found = changes_info(items, other, attribute=EVIL, names=(EVIL, EVIL), prompts=[EVIL] * 2, passages=[EVIL] * 2)
+    marks = [Point(EVIL, strength, 0.3, 0.2, 0.4, 0.8, 0.7, 0.9) for strength in (0.0, None, 1.0)]
+    trade = tradeoff_info(marks[0], marks[1], marks[2:], attribute=EVIL, utility=EVIL, edits=marks[1:2], controls=marks[1:2])
+    geometry = geometry_info({EVIL: directions(0), f"{EVIL}2": directions(5)})
+    lam = heads()
+    doses = dose_info(edit(), means(), Attribution(heads(3, 4), heads(3, 20), EVIL, provenance()))
+    value = TokenValue(0, EVIL, 1.0)
+    effects = LogitEffects((Component("attn", 0, 1, 1.0),), tuple(range(9)), (EVIL,) * 9, torch.ones(1, 9))
+    few = LogitEffects(effects.components, (0,), (EVIL,), torch.ones(1, 1))
+    return {
+        "heads": draw_head_heatmap(head_heatmap_info(lam, edited=lam, name=EVIL)),
+        "heads by lambda": draw_head_heatmap(head_heatmap_info(lam, edited=lam, name=EVIL, colour="lam")),
+        "neurons": draw_neuron_ranking(neuron_ranking_info(lam, lam=lam, name=EVIL)),
+        "trade-off": draw_tradeoff(trade),
+        "curves": draw_ranked_curves(ranked_curves_info(lam, lam=lam, name=EVIL)),
+        "bins": draw_layer_bins(layer_bins_info(lam, lam=lam, name=EVIL)),
+        "distribution": draw_edit_distribution(edit_distribution_info({EVIL: edit(), f"{EVIL}2": edit()})),
+        "one distribution": draw_edit_distribution(edit_distribution_info({EVIL: edit()}, site="mlp")),
+        "norms": draw_direction_norms(geometry),
+        "layers": draw_direction_cosines(geometry, between="layers"),
+        "sites": draw_direction_cosines(geometry, between="sites"),
+        "behaviors": draw_direction_cosines(geometry, between="behaviors"),
+        "dose": draw_dose(doses),
+        "changes": draw_changes(found),
+        "lens": draw_logit_lens(logit_lens_info(LogitLens({("mlp", 0): TokenLens((value,), (value,))}, 1, True), name=EVIL)),
+        "effects": draw_logit_effects(logit_effects_info(effects, name=EVIL)),
+        "effects on one token": draw_logit_effects(logit_effects_info(few, name=EVIL)),
+        "next tokens": draw_next_tokens(next_tokens_info({EVIL: NextTokens((value,), torch.tensor([1.0]))}, name=EVIL)),
+    }
+
+
+def texts(part: object, key: str = "") -> list[str]:
+    """All texts of a figure that plotly reads as HTML. Names that only tell traces apart are none of them."""
+    if isinstance(part, dict):
+        shown = {k: v for k, v in part.items() if k not in {"meta", "legendgroup", "template", "name"}}
+        if part.get("showlegend") or "extra>" not in str(part.get("hovertemplate", "<extra>")):
+            shown["name"] = part.get("name")
+        return [text for k, v in shown.items() for text in texts(v, k)]
+    if isinstance(part, list | tuple | np.ndarray):
+        return [text for each in part for text in texts(each, key)]
+    return [part] if isinstance(part, str) else []
+
+
+@pytest.mark.parametrize("name", evil_figures())
+def test_no_text_from_outside_adds_markup_to_any_figure(name):
+    found = texts(evil_figures()[name].to_dict())
+    assert any("onerror" in text.replace("<br>", "") for text in found), "the text itself is shown"
+    for text in found:
+        assert not re.search(r"<(?!br>|extra>|/extra>)", text), text

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,13 +209,16 @@ def sweep_tradeoff(result: SweepResult) -> TradeOff:
     )
 
 
-def sweep_changes(result: SweepResult, *, steering: bool = False, prompts: Sequence[str] | None = None) -> Changes:
+def sweep_changes(
+    result: SweepResult, *, steering: bool = False, prompts: Sequence[str] | None = None, lower_is_better: Collection[str] = ()
+) -> Changes:
     """What the compared edit changed on the test split, prompt by prompt.
 
     Args:
         result: from :func:`compare_sweep`.
         steering: against steering selected in the same way, instead of the unedited model.
         prompts: texts of the attribute's items, in their order.
+        lower_is_better: the behaviour's further metrics (``also``) of which less is better; the sweep does not hold this.
 
     Raises:
         PlanError: if steering is asked for, and none was selected.
@@ -229,6 +232,7 @@ def sweep_changes(result: SweepResult, *, steering: bool = False, prompts: Seque
         found.edit.items,
         attribute=str(result.manifest["attribute"]),
         higher_is_better=found.higher_is_better,
+        lower_is_better=lower_is_better,
         names=("steering" if steering else "unedited", "edit"),
         prompts=prompts,
     )

@@ -144,7 +144,8 @@ def draw_layer_bins(info: LayerBins) -> go.Figure:
         xaxis={
             "range": [-0.5, float(info.edges[-1]) - 0.5],
             "showgrid": False,
-            "nticks": 6,
+            "nticks": 5,
+            "tickangle": 0,
             "tickformat": ",d",
         },
         yaxis={

@@ -23,6 +23,9 @@ class Change:
     after: Float[np.ndarray, " item"]
     labels: tuple[str, ...]
     """What each item is called."""
+    means: tuple[float, float]
+    """The number that tables give, before and after: of tasks their mean, whatever their sizes; of neutral text the mean over
+    tokens; of anything else the mean over items."""
     higher_is_better: bool = True
 
     @property
@@ -59,6 +62,8 @@ class Changes:
     """The attribute, further metrics, and the utility: the items of all tasks, or -log p per token of neutral text."""
     kl: Float[np.ndarray, " passage"] | None
     """KL(before ‖ after) per token of each passage of neutral text, in nats; None where it was not measured."""
+    mean_kl: float | None
+    """The same over all tokens, as tables give it."""
     passages: tuple[str, ...]
     names: tuple[str, str]
     """What before and after are called."""
@@ -114,14 +119,16 @@ def changes_info(
             for each in _labels(texts.get(name), len(values), what=name, always=True)
         ]
         first, second = (np.concatenate(list(each.tasks.values())) for each in (before, after))
-        measures.append(_change("utility tasks", first, second, labels, True))
+        measures.append(_change("utility tasks", first, second, labels, True, means=(before.utility, after.utility)))
     elif len(before.tokens):
         first, second = (each.losses / each.tokens for each in (before, after))
-        measures.append(_change("nats per token of neutral text", first, second, neutral, False))
-    kl = None
+        means = (-before.utility, -after.utility)
+        measures.append(_change("nats per token of neutral text", first, second, neutral, False, means=means))
+    kl = mean_kl = None
     if len(before.tokens) and not before.divergences.any():
         kl = _change("KL", before.divergences / before.tokens, after.divergences / after.tokens, neutral, False).after
-    return Changes(tuple(measures), kl, tuple(neutral), names)
+        mean_kl = after.kl
+    return Changes(tuple(measures), kl, mean_kl, tuple(neutral), names)
 
 
 def _labels(texts: Sequence[str] | None, count: int, *, what: str = "prompt", always: bool = False) -> list[str]:
@@ -133,13 +140,21 @@ def _labels(texts: Sequence[str] | None, count: int, *, what: str = "prompt", al
     return [f"{number}: {text}" if always else text for number, text in zip(numbers, texts, strict=True)]
 
 
-def _change(name: str, before: np.ndarray, after: np.ndarray, labels: Sequence[str], higher_is_better: bool) -> Change:
+def _change(
+    name: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: Sequence[str],
+    higher_is_better: bool,
+    *,
+    means: tuple[float, float] | None = None,
+) -> Change:
     first, second = (np.asarray(each, dtype=np.float64) for each in (before, after))
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ShapeError(f"{name} has {list(first.shape)} items before and {list(second.shape)} after; the same ones are needed.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ShapeError(f"{name} holds NaN or infinity; finite values are needed.")
-    return Change(name, first, second, tuple(labels), higher_is_better)
+    return Change(name, first, second, tuple(labels), means or (float(first.mean()), float(second.mean())), higher_is_better)
 
 
 def changes_table(info: Changes) -> pd.DataFrame:

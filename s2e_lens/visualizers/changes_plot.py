@@ -36,7 +36,7 @@ def draw_changes(info: Changes) -> go.Figure:
     inside = sum(heights) + _BETWEEN * (len(heights) - 1)
     titles = [_title(each, wide=last_wide and i == len(info.measures) - 1) for i, each in enumerate(info.measures)]
     if info.kl is not None:
-        titles.append(f"KL to {plain(info.names[0])}, per passage of neutral text<br>mean {info.kl.mean():.2g} nats per token")
+        titles.append(f"KL to {plain(info.names[0])}, per passage of neutral text<br>mean {info.mean_kl:.2g} nats per token")
     figure = make_subplots(
         rows=len(heights),
         cols=2,
@@ -76,7 +76,7 @@ def _title(each: Change, *, wide: bool) -> str:
     """The measure, its mean before and after, and how many items went which way."""
     better, _, worse = each.counts
     return (
-        f"{plain(each.name, width=40 if wide else 20)}<br>mean {each.before.mean():.3g} → {each.after.mean():.3g}<br>"
+        f"{plain(each.name, width=40 if wide else 20)}<br>mean {each.means[0]:.3g} → {each.means[1]:.3g}<br>"
         f"{better} better, {worse} worse"
     )
 

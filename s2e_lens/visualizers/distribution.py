@@ -116,14 +116,16 @@ def draw_edit_distribution(info: EditDistribution, *, scale: Scale = "common", c
         rows=down,
         cols=across,
         subplot_titles=titles,
-        horizontal_spacing=0.12 if across == 2 else 0.1,
+        horizontal_spacing=0.12 if across == 2 else 0.1 if info.site == "attn" else min(0.17, 0.5 / max(across - 1, 1)),
         vertical_spacing=between / inside if down > 1 else None,
     )
     for i, panel in enumerate(info.panels):
         row, column = divmod(i, across)
         limit = info.limit if scale == "common" else panel.limit
         drawn, xaxis = (
-            _heads(panel, 1.0 if scale == "common" else limit, across) if info.site == "attn" else _neurons(info, panel, limit)
+            _heads(panel, 1.0 if scale == "common" else limit, across)
+            if info.site == "attn"
+            else _neurons(info, panel, limit, across)
         )
         for trace in drawn:
             figure.add_trace(trace, row=row + 1, col=column + 1)
@@ -191,7 +193,9 @@ def _heads(panel: EditPanel, unit: float, across: int) -> tuple[list[go.Heatmap 
     return [cells], {"tickmode": "linear", "tick0": 0, "dtick": tick_step(heads, most=16 // across), "tickangle": 0}
 
 
-def _neurons(info: EditDistribution, panel: EditPanel, limit: float) -> tuple[list[go.Heatmap | go.Scatter], dict[str, Any]]:
+def _neurons(
+    info: EditDistribution, panel: EditPanel, limit: float, across: int
+) -> tuple[list[go.Heatmap | go.Scatter], dict[str, Any]]:
     """How many neurons of each layer have which λ, and the largest of each layer."""
     edges, counts = info.histogram(panel, limit)
     cells = go.Heatmap(
@@ -226,4 +230,8 @@ def _neurons(info: EditDistribution, panel: EditPanel, limit: float) -> tuple[li
         cliponaxis=False,
         name=panel.name,
     )
-    return [cells, marks], {"range": [-limit * 1.04, limit * 1.04], "tickvals": [-limit, 0, limit], "tickformat": ".2~g"}
+    longest = len(f"{limit:.2g}")
+    # In a narrow panel the 0 is left out where it would touch long numbers; it is in the middle.
+    ticks = [-limit, limit] if across > 2 and longest > 4 else [-limit, 0, limit]
+    form = ".1e" if across > 2 and longest > 6 else ".2~g"
+    return [cells, marks], {"range": [-limit * 1.04, limit * 1.04], "tickvals": ticks, "tickformat": form, "tickangle": 0}

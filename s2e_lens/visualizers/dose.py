@@ -17,7 +17,7 @@ from s2e_lens.visualizers.style import HOUSE, PALETTE, as_matrix, legend_below, 
 
 MOST = 1000
 """So many components of a site are drawn: those of largest dose and score first."""
-_LEFT, _RIGHT, _PLOT = 70, 18, 300.0
+_LEFT, _RIGHT, _PLOT = 76, 18, 300.0
 _LOOK = {
     "attn": {"color": PALETTE[0], "symbol": "circle", "size": 9, "opacity": 0.85},
     "mlp": {"color": PALETTE[1], "symbol": "diamond", "size": 6, "opacity": 0.6},
@@ -146,7 +146,7 @@ def draw_dose(info: Dose, *, root: bool = True) -> go.Figure:
     line = {"zeroline": True, "zerolinecolor": "#888888"}
     figure.update_layout(
         template=HOUSE,
-        annotations=[x_title(plain(f"{info.score} score", width=40)), y_title("dose λ k·x̄" + " (root axis)" * root)],
+        annotations=[x_title(plain(f"{info.score} score", width=40)), y_title("dose λ k·x̄" + " (root axis)" * root, away=66)],
         height=14 + round(_PLOT) + bottom,
         margin={"t": 14, "b": bottom, "l": _LEFT, "r": _RIGHT, "autoexpand": False},
         legend=legend,

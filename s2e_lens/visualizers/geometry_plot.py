@@ -114,6 +114,7 @@ def _lines(rows: Float[np.ndarray, "name site layer"], names: Sequence[str], *, 
             "tickmode": "linear",
             "tick0": 0,
             "dtick": tick_step(layers),
+            "tickangle": 0,
         },
     )
     return figure
@@ -144,7 +145,7 @@ def _layer_by_layer(info: Geometry) -> go.Figure:
             row=b + 1,
             col=s + 1,
         )
-        figure.update_xaxes(row=b + 1, col=s + 1, **ticks)
+        figure.update_xaxes(row=b + 1, col=s + 1, **{**ticks, "dtick": tick_step(layers, most=6), "tickangle": 0})
         figure.update_yaxes(row=b + 1, col=s + 1, range=[layers - 0.5, -0.5], **ticks)
     top = TOP + 38
     bar = bar_above("cosine between layers", (-1, 0, 1))

@@ -1,7 +1,7 @@
 """Scores of all heads as a heatmap: layers from the top down, heads across, edited heads marked."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,7 +10,12 @@ from torch import Tensor
 
 from s2e_lens.errors import ShapeError
 from s2e_lens.results import component_label
+from s2e_lens.visualizers.labels import NARROW
 from s2e_lens.visualizers.style import DIVERGING, EDITED, HOUSE, TOP, as_matrix, bar_above, plain, tick_step, x_title, y_title
+
+_LEFT, _RIGHT = 54, 20
+LEAST_DISC = 12.0
+"""In cells of fewer pixels a disc would hide the colour; they get an outline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +86,14 @@ def head_heatmap_info(
 
 
 def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
-    """The heatmap, as high as its cells need; it keeps its cells' form when the page is narrow."""
+    """The heatmap, as high as its cells need and as wide as the page.
+
+    A disc of at most a third of its cell marks an edited head. Where cells are small, an outline in the gaps between them does.
+    """
     layers, heads = info.scores.shape
     cell = max(7.0, min(48.0, 360 / max(layers, heads)))
-    # Cells are square, but those of many layers of few heads are wider, or they would be too thin to point at.
-    aspect = min(4.0, max(1.0, layers / (2 * heads)))
-    mark = 9 if cell > 20 else 6 if cell > 12 else 4
-    if info.colour == "lam":  # the colour says it already; small λ are pale
-        mark = mark // 2 + 1
+    plot = max(cell * layers, 60.0)
+    narrowest = min(plot / layers, (NARROW - _LEFT - _RIGHT) / heads)
     title = plain(info.name if info.colour == "score" else "λ", width=38)
     names = ("score", "λ") if info.colour == "score" else ("λ", plain(info.name))
     shown = f"%{{text}}, {names[0]} %{{z:+.3~g}}" + ("" if info.lam is None else f", {names[1]} %{{customdata:+.3~g}}")
@@ -108,36 +113,43 @@ def draw_head_heatmap(info: HeadHeatmap) -> go.Figure:
     )
     if info.marks:
         figure.add_scatter(
-            x=np.array([head for _, head in info.marks], dtype=np.float32),
-            y=np.array([layer for layer, _ in info.marks], dtype=np.float32),
-            mode="markers",
-            marker={**EDITED, "size": mark},
+            **_marks(info, narrowest),
             hoverinfo="skip",
             name=f"edited: {len(info.marks)} of {layers * heads:,}",
             showlegend=True,
         )
     # Fixed margins: left to itself, plotly would add the height of the colour bar twice.
     top = TOP + 26 + 17 * title.count("<br>")
-    ticks = {"tickmode": "linear", "tick0": 0, "showgrid": False, "constrain": "domain"}
+    ticks = {"tickmode": "linear", "tick0": 0, "tickangle": 0, "showgrid": False}
     figure.update_layout(
         annotations=[x_title("head"), y_title("layer", away=38)],
         template=HOUSE,
-        height=round(max(cell * layers, 60) + top + 48),
-        margin={"t": top, "b": 48, "l": 54, "r": 20, "autoexpand": False},
+        height=round(plot + top + 48),
+        margin={"t": top, "b": 48, "l": _LEFT, "r": _RIGHT, "autoexpand": False},
         legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         xaxis={
             "range": [-0.5, heads - 0.5],
             "dtick": tick_step(heads),
-            "constraintoward": "left",
             **ticks,
         },
         yaxis={
             "range": [layers - 0.5, -0.5],
             "dtick": tick_step(layers),
-            "scaleanchor": "x",
-            "scaleratio": 1 / aspect,
-            "constraintoward": "top",
             **ticks,
         },
     )
     return figure
+
+
+def _marks(info: HeadHeatmap, cell: float) -> dict[str, Any]:
+    """Discs or outlines of the edited heads, in cells of so many pixels in the narrowest figure."""
+    heads, layers = (np.array([mark[i] for mark in info.marks], dtype=np.float32) for i in (1, 0))
+    if cell < LEAST_DISC:
+        across = np.array([-0.5, 0.5, 0.5, -0.5, -0.5, np.nan], dtype=np.float32)
+        down = np.array([-0.5, -0.5, 0.5, 0.5, -0.5, np.nan], dtype=np.float32)
+        corners = {"x": (heads[:, None] + across).ravel(), "y": (layers[:, None] + down).ravel()}
+        return {**corners, "mode": "lines", "line": {"color": "black", "width": 1}}
+    size = min(9.0, cell / 3)
+    if info.colour == "lam":  # the colour says it already; small λ are pale
+        size = size / 2 + 1
+    return {"x": heads, "y": layers, "mode": "markers", "marker": {**EDITED, "size": size}}

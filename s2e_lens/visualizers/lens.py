@@ -1,5 +1,6 @@
 """The logits' view of directions, edits and texts: logit lens, direct logit effects, next-token probabilities."""
 
+import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,12 @@ NARROW = 250
 
 LETTER = 6.3
 """The width of a letter of a cell, in pixels."""
+
+MOST_NUMBERS = 8
+"""Of so many tokens the effects are written into the cells."""
+
+_CELLS = 224
+"""The pixels that a column of a paper leaves for the cells of effects, beside the names of components."""
 
 ROW, GAP = 22, 34
 """Heights of a row of cells, and of the space between two tables, in pixels."""
@@ -164,8 +171,8 @@ def _title(text: str) -> dict[str, Any]:
     return {"text": plain(text, width=44), "font": {"size": 14}, "pad": {"t": 10, "l": 8}, **place}
 
 
-def _scale(name: str, unit: str, limit: float) -> dict[str, Any]:
-    """A colour axis that is symmetric around zero; its bar, above the figure, carries the title."""
+def _scale(name: str, unit: str, limit: float, *, room: int = 0) -> dict[str, Any]:
+    """A colour axis that is symmetric around zero; its bar carries the title, ``room`` pixels above its usual place."""
     bar = {
         "title": {"text": f"{plain(name, width=40)}<br>({unit})", "side": "top", "font": {"size": 13}},
         "orientation": "h",
@@ -177,7 +184,7 @@ def _scale(name: str, unit: str, limit: float) -> dict[str, Any]:
         "xpad": 0,
         "y": 1,
         "yanchor": "bottom",
-        "ypad": 26,
+        "ypad": 26 + room,
         "tickvals": np.array([-limit, 0, limit], dtype=np.float32),
         "tickformat": ".2~g",
     }
@@ -220,45 +227,55 @@ def logit_effects_info(effects: LogitEffects, *, top: int = 12, name: str = "Dir
 def draw_logit_effects(info: EffectTable) -> go.Figure:
     """A row per component and a column per token, the numbers in the cells; below them the other components and the total.
 
-    More than 7 tokens leave no room for the numbers: they show on hover. The colours fit single rows: a total may lie beyond.
+    More than 8 tokens leave room for the numbers of the total alone; the others show on hover. The colours fit single rows: a
+    total may lie beyond.
     """
     rows = [*info.effects, *([info.rest] if info.others else []), info.total]
     labels = [*info.labels, *([f"{info.others} others"] if info.others else []), "total"]
     limit = float(np.abs(np.array(rows[:-1])).max()) or 1.0
     hovers = [f"{label}, dose {dose:+.3g}" for label, dose in zip(info.labels, info.doses, strict=True)]
     hovers += [f"{label} of them together" if label != "total" else "all edited components" for label in labels[len(hovers) :]]
-    letters = int(NARROW / len(info.tokens) / LETTER)
-    digits = max(0, 1 - math.floor(math.log10(limit)))
+    count = len(info.tokens)
+    many = count > MOST_NUMBERS
+    size = 11 if count < 7 else 9 if count == 7 else 8
+    letters = int((_CELLS / count - 2) / (0.55 * size))
+    tall = 1.9 if many else 1.0  # the total's numbers stand upright there
     places = np.arange(len(rows), dtype=np.float32)
-    places[-1] += 0.4
+    places[-1] += 0.4 + (tall - 1) / 2
+    heads = [_head(token, count) for token in info.tokens]
+    room = max(_room(head, many) for head in heads)
     figure = go.Figure()
     for part in (slice(0, -1), slice(-1, None)):  # the total stands apart
         z = np.array(rows[part], dtype=np.float32)
         figure.add_heatmap(
             z=z,
-            y=places[part],
-            text=[[f"{value:+.{digits}f}".replace("-", "−") if letters >= 5 else "" for value in row] for row in z.tolist()],
+            y=places[part] if part.stop else places[-1] + np.array([-tall / 2, tall / 2], dtype=np.float32),
+            text=[["" if many else _number(value, limit, letters) for value in row] for row in z.tolist()],
             customdata=[[f"{hover}: {plain(visible(token))}" for token in info.tokens] for hover in hovers[part]],
             hovertemplate="%{customdata} %{z:+.3~g} logits<extra></extra>",
-            **CELL,
+            **{**CELL, "textfont": {"size": size, "color": "black"}},
         )
+    for i, value in enumerate(info.total.tolist() if many else ()):
+        look = {"showarrow": False, "textangle": -90, "font": {"size": 10, "color": "black"}}
+        figure.add_annotation(x=i, y=float(places[-1]), text=_number(value, limit, 6), **look)
     figure.update_layout(
         template=HOUSE,
-        height=round(ROW * (len(rows) + 0.4) + 128),
-        margin={"t": 112, "b": 16, "l": 84, "r": 12, "autoexpand": False},
-        coloraxis=_scale(info.name, "logits", limit),
+        height=round(ROW * (len(rows) + tall - 0.6) + 128 + room),
+        margin={"t": 112 + room, "b": 16, "l": 84, "r": 12, "autoexpand": False},
+        coloraxis=_scale(info.name, "logits", limit, room=room),
         xaxis={
             "side": "top",
             "tickmode": "array",
             "tickvals": np.arange(len(info.tokens), dtype=np.float32),
-            "ticktext": [_cell(token, letters) for token in info.tokens],
+            "ticktext": heads,
+            "tickangle": -90 if many else 0,
             "range": [-0.5, len(info.tokens) - 0.5],
             "showgrid": False,
             "showline": False,
             "ticks": "",
         },
         yaxis={
-            "range": [float(places[-1]) + 0.5, -0.5],
+            "range": [float(places[-1]) + tall / 2, -0.5],
             "tickmode": "array",
             "tickvals": places,
             "ticktext": labels,
@@ -268,6 +285,36 @@ def draw_logit_effects(info: EffectTable) -> go.Figure:
         },
     )
     return figure
+
+
+def _number(value: float, limit: float, letters: int) -> str:
+    """An effect in two decimals, or more where all are small, or fewer where they are large; what rounds to 0 is ``≈0``."""
+    power = math.floor(math.log10(limit))
+    digits = max(1 - power, 2 if power < 1 else 1 if power < 2 else 0)
+    if abs(value) >= 10 ** (power + 1):  # a total may be much larger than its parts
+        digits = max(0, min(digits, 2 - math.floor(math.log10(abs(value)))))
+    if abs(value) < 0.5 * 10**-digits:
+        return "≈0" if value else "0"
+    shown = f"{value:+.{digits}f}"
+    if len(shown) > letters and digits > 2:
+        mantissa, exponent = f"{value:+.0e}".split("e")
+        shown = f"{mantissa}e{int(exponent)}"
+    return shown.replace("-", "−")
+
+
+def _head(token: str, count: int) -> str:
+    """A token above its column: in up to three lines, or one that stands upright where there are many columns."""
+    shown = visible(token)
+    letters = 12 if count > MOST_NUMBERS else max(1, int(_CELLS / count / LETTER))
+    lines = 1 if count > MOST_NUMBERS else 3
+    if len(shown) > letters * lines:
+        shown = shown[: letters * lines - 1] + "…"
+    return "<br>".join(plain(shown[i : i + letters]) for i in range(0, len(shown), letters))
+
+
+def _room(head: str, many: bool) -> int:
+    """Pixels that a column's head needs beyond those of a single line."""
+    return round(max(0.0, 7.5 * len(html.unescape(head)) - 14)) if many else 14 * head.count("<br>")
 
 
 def next_tokens_info(conditions: Mapping[str, NextTokens], *, top: int = 8, name: str = "Next-token probabilities") -> NextTable:

@@ -38,7 +38,8 @@ def control_symbols(names: Sequence[str]) -> dict[str, str]:
 def draw_tradeoff(info: TradeOff) -> go.Figure:
     """Attribute (up) against utility (across): steering as a line of strengths, base and edit as marks of their own.
 
-    The band and the bars are the intervals of the points. The dotted stair joins the Pareto set: no point shown lies above it.
+    The band and the bars are the intervals of the points. The dotted stair joins the Pareto set: no base, steering or edit lies
+    on the better side of it. Controls are not offers, and may.
     A click gives the key of the point's setting as ``customdata[1]``.
     """
     across, up = _ranges(info)

@@ -79,7 +79,8 @@ attribution = s2e.attribute(model, directions)
 draw_head_heatmap(head_heatmap_info(attribution.heads, name="cosine with the safety vector"))
 
 # %% [markdown]
-# There are 704 neurons in each of six layers. **Look at** both ends: neurons that write against the direction carry it just as well.
+# There are 704 neurons in each of six layers. **Look at** the signs among the strongest by magnitude: red neurons write against the
+# direction, and an edit pushes them towards it as well.
 
 # %%
 draw_neuron_ranking(
@@ -117,7 +118,7 @@ draw_head_heatmap(
 # The edit needs no hook: inside the block the weights are others, and afterwards they are back, bit for bit.
 
 # %%
-questions = list(dict.fromkeys(example.prompt for example in safety.validation))[:12]
+questions = list(dict.fromkeys(example.prompt for example in safety.validation))[::6]
 prompts = [model.text.prompt_ids(question) for question in questions]
 
 

@@ -34,19 +34,23 @@ draw_head_heatmap(head_heatmap_info(attribution.heads, name="cosine with the saf
 # ## What does the direction say?
 #
 # The *logit lens* of a vector: which tokens would become likelier if it were written at that layer and went straight to the
-# unembedding? **Look at** the last layers; earlier ones mostly write for later layers to read, and their direct effect means little.
+# unembedding? **Look at** the last layer: `It`, `Please`, `That` begin the reason that follows a refusal. Earlier layers mostly write for
+# later ones to read, and their direct effect means little.
 
 # %%
-from s2e_lens.readout import logit_lens
+from s2e_lens.readout import logit_lens, measure_scales
 from s2e_lens.visualizers import draw_logit_lens, logit_lens_info
 
-draw_logit_lens(logit_lens_info(logit_lens(model, directions), site="attn"))
+asked = [model.text.prompt_ids(q) for q in dict.fromkeys(e.prompt for e in safety.validation[:24])]
+scales = measure_scales(model, asked, last_only=True)  # of the norms, so that strengths are logits
+draw_logit_lens(logit_lens_info(logit_lens(model, directions, scales=scales), site="mlp"))
 
 # %% [markdown]
 # ## On which tokens is it written?
 #
 # One request that the model is of two minds about, with the answer that it gives. Every token is coloured by how far the site's output points
-# along $\hat v$ there: **look at** where the blue begins. Hover for numbers.
+# along $\hat v$ there. **Look at** `<|assistant|>`, where the answer is decided: layer 5 writes far along the direction there, and yet the model
+# complies. What it then says (`To`, `take`) is written against it. Point at another layer's label to compare; hover for numbers.
 
 # %%
 from s2e_lens.readout import projections, token_strings
@@ -131,17 +135,19 @@ everyone = [
     for head in range(model.shapes.n_heads)
 ]
 for _ in range(3):
-    others = draw.sample(everyone, 5)
+    others = draw.sample([label for label in everyone if label not in top_heads], 5)
     found[f"without {', '.join(others)}"] = refused_without(others)
 pd.Series(found, name="refusal rate").round(3).to_frame()
 
 # %% [markdown]
-# Five heads of 48 carry much of the behaviour, and five random ones do not. That is a cause, where the score was a correlation.
+# Five heads of 48 carry much of the behaviour, and three draws of five others do not: an intervention, where the score was a correlation. (72
+# requests with two samples each: differences below some 0.08 are noise.)
 #
 # ## The same with neurons
 #
-# The score of a neuron is how well its output vector points along $\hat v$. There are 704 in a layer, so a heatmap would hide most; **look at** the
-# bins: each shows the neuron of largest magnitude in it, and names it.
+# For neurons we take the *contrast* score, a component's share of the vector: $\hat v \cdot W (\bar x_+ - \bar x_-)$. Unlike the cosine it counts how
+# much a neuron's activity differs. There are 704 in a layer, so a heatmap would hide most; **look at** the bins: each shows the neuron of largest
+# magnitude in it (hover for its name). Two neurons of the last layer, in one bin, are far ahead of all others.
 
 # %%
 from s2e_lens.attribution import contrast
@@ -151,8 +157,8 @@ by_contrast = s2e.attribute(model, directions, score=contrast)
 draw_layer_bins(layer_bins_info(by_contrast.neurons, name="contrast with the safety vector"))
 
 # %% [markdown]
-# What do the strongest fire on? Text with a neuron's activations: **look at** the tokens on which the two neurons light up, in a refusal and in an
-# instruction.
+# What do the strongest fire on? **Look at** the one token on which they light up: the full stop that ends a refusal, where its reason is to come. They
+# *follow* refusals. Do they cause them? (The other text is the same request, answered.)
 
 # %%
 from s2e_lens.readout import activations
@@ -171,7 +177,7 @@ view_text_activations(
 )
 
 # %% [markdown]
-# And without them? One neuron does little; a hundred of 4,224 do what the five heads did.
+# They do not: without the strongest, the model refuses as before. A hundred of the 4,224, though, do what the five heads did.
 
 # %%
 draw = random.Random(0)
@@ -206,16 +212,13 @@ view_token_values(firing_info(tokens, firings(model, ids, edit)))
 # %% [markdown]
 # ## Who writes the words?
 #
-# The direct effect of each edited component on the logits of some tokens, on its average input. **Look at** which few components do most of it.
+# The direct effect of each edited component on the logits of some tokens, on its average input. **Look at** the row of the others: most of it is
+# spread over hundreds of components. **And look at** the columns: directly, the edit promotes `Sure` and `To` as much as `Sorry` and `No`. So it does not
+# refuse by writing the word; what it changes in early layers is read by later ones. The ablations above see that, and a direct effect cannot.
 
 # %%
-from s2e_lens.readout import logit_effects, measure_scales
+from s2e_lens.readout import logit_effects
 from s2e_lens.visualizers import draw_logit_effects, logit_effects_info
 
-scales = measure_scales(
-    model,
-    [model.text.prompt_ids(q) for q in dict.fromkeys(e.prompt for e in safety.validation[:24])],
-    last_only=True,
-)
 effects = logit_effects(model, edit, means, ["Sorry", "No", "I", "To", "Sure"], scales=scales)
 draw_logit_effects(logit_effects_info(effects, top=12))

@@ -251,6 +251,27 @@ def test_an_address_neither_loads_a_model_nor_reads_a_file(context: Context, tmp
     assert "no behaviour" in found.message
 
 
+def test_an_address_with_an_unknown_behaviour_or_model_opens_the_default_and_says_so(context: Context) -> None:
+    wish = opening.wish_of(context, "?behavior=foo&model=nowhere&alpha=0.25")
+    until = time.monotonic() + 60
+    while (shown := opening.fulfil(context, wish))["pending"] is not None and time.monotonic() < until:
+        pass
+    first = context.workspace.opening()
+    assert (shown["behavior"], shown["model"], shown["alpha"]) == (first.behavior, first.model, 0.25)
+    assert shown["basis"] is not None
+    assert all(word in str(shown["problem"]) for word in ("no 'foo' here", "nowhere is not in memory"))
+
+
+def test_answers_of_earlier_settings_are_marked(context: Context, state: State) -> None:
+    values, basis = page_of(replaced(state, prompt=PROMPT))
+    writer = {"name": "x", "basis": basis, "asked": json.loads(json.dumps(talking.asked_of(values, basis)))}
+    assert talking.outdated(values, basis, writer) == ""
+    assert talking.outdated(values, basis, None) == ""
+    assert talking.outdated({**values, "at": "L0H0", "tab": "prompt"}, basis, writer) == "", "these change no answer"
+    for change in ({"rho_mlp": 0.123}, {"prompt": "Another"}, {"strength": 3}, {"off": ["L0H1"]}, {"alpha": None}):
+        assert "before the last changes" in talking.outdated({**values, **change}, basis, writer), change
+
+
 def test_at_most_two_models_stay_in_memory() -> None:
     first = tiny_model()
     made = {name: tiny_model(family) for name, family in (("b", "gpt2"), ("c", "qwen2"))}

@@ -30,6 +30,8 @@ except (ImportError, MissingPackageError) as missing:
 
 pytestmark = needs_browser
 WAIT = 30_000
+"""Milliseconds: a page is slow on a machine that does much else."""
+playwright.expect.set_options(timeout=WAIT)
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,7 @@ def _prompt() -> list[Any]:
                     className="row wrap",
                 ),
                 html.Div(id="prompt-problem", className="problem", role="alert"),
+                html.Div(id="outdated", className="warning", role="status"),
                 html.Div(id="scale", className="hint"),
             ],
             className="panel wide",

@@ -68,7 +68,7 @@ def summary_table(rows: Sequence[SiteSummary]) -> html.Div:
             html.P(f"Over {STRONG_DOSE:g} times the steering vector: this may well break the model.", className="warning")
         )
     elif not any(row.edited for row in rows):
-        parts.append(html.P("Nothing is edited. Lower ρ or α.", className="warning"))
+        parts.append(html.P("Nothing is edited: tick heads or neurons, or lower ρ or α.", className="warning"))
     return html.Div(parts)
 
 

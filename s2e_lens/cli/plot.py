@@ -51,14 +51,14 @@ def plot(
     ] = "cosine",
     top: Annotated[
         int,
-        typer.Option(help="How many are shown (at most 20 components of effects, 10 next tokens, 8 firings).", min=1),
+        typer.Option(help="How many are shown (at most 20 components of effects, 10 next tokens, 4 firings).", min=1),
     ] = 20,
     prompt: Annotated[str | None, typer.Option(help="A prompt, through the chat template where there is one.")] = None,
     response: Annotated[str | None, typer.Option(help="What follows it; without it, the model's own answer.")] = None,
     component: Annotated[
         list[str] | None, typer.Option(help="L5H3 or L5N1234 (repeat it). Default: those of largest score.")
     ] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="Layers of projections (repeat it). Default: all.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Layers of projections (repeat it). Default: the last.")] = None,
     token: Annotated[
         list[str] | None, typer.Option(help="Tokens of effects, as they are written (repeat it). Default: the most promoted.")
     ] = None,

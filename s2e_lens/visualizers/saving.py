@@ -100,7 +100,10 @@ def save_figures(
         raise RenderError(f"{problem} Written as html instead: {', '.join(map(str, written))}.") from problem
     left = [name for name, figure in figures.items() if not isinstance(figure, go.Figure)]
     if "svg" in formats and left:
-        raise RenderError(f"{', '.join(left)}: a view of tokens is a web page and has no svg. Take pdf, png or html.")
+        raise RenderError(
+            f"{', '.join(left)}: a view of tokens is a web page and has no svg. Take pdf, png or html."
+            + (f" Written: {', '.join(map(str, written))}." if written else "")
+        )
     return written
 
 

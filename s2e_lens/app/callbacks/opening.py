@@ -55,9 +55,25 @@ def wish_of(context: Context, search: str | None) -> dict[str, Any]:
     """What an address asks for: a state, whether ρ is still to be chosen, and what was wrong with it."""
     first = context.workspace.opening()
     state, given, messages = PageState.from_query(search or "", first)
+    state, missing = _there(context, state, first)
+    messages += missing
     known = first.rho_attn is not None or first.rho_mlp is not None  # an edit from a file has its own ρ
     choose = [] if known else [site for site in SITES if f"rho_{site}" not in given]
     return {"state": dataclasses.asdict(state), "choose": choose, "messages": messages, "load": False, "all": True}
+
+
+def _there(context: Context, state: PageState, first: PageState) -> tuple[PageState, list[str]]:
+    """The state without a behaviour that is not offered or a model that is not in memory, which an address cannot load."""
+    messages = []
+    if state.behavior not in context.workspace.behaviors:
+        messages.append(f"The address's behavior was left out: there is no {state.behavior[:40]!r} here.")
+        state = dataclasses.replace(state, behavior=first.behavior, method=first.method)
+    if state.model not in context.workspace.loaded():
+        messages.append(
+            f"The address's model was left out: {state.model[:80]} is not in memory. Write it into “Model” and press “Load”."
+        )
+        state = dataclasses.replace(state, model=first.model)
+    return state, messages
 
 
 def wish_state(wish: Mapping[str, Any]) -> PageState:

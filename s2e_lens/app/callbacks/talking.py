@@ -1,5 +1,6 @@
 """The prompt tab: three answers that come token by token, coloured, and what comes next after the prompt."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +8,14 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, html, no_u
 
 from s2e_lens.app import pictures, views
 from s2e_lens.app.answers import CONDITIONS, Progress, prompt_tokens
-from s2e_lens.app.context import Context, controls, plan_of
+from s2e_lens.app.context import EDIT, Context, controls, page_state, plan_of
 from s2e_lens.app.parts import figure
 from s2e_lens.app.workspace import Ready
 from s2e_lens.errors import S2EError
 from s2e_lens.readout import next_tokens, token_strings
+
+UNASKED = ("at", "tab", "colour")
+"""Parts of a state that change no answer."""
 
 
 def begun(context: Context, values: Any, basis: Any, writer: str | None) -> tuple[str | None, str]:
@@ -22,6 +26,25 @@ def begun(context: Context, values: Any, basis: Any, writer: str | None) -> tupl
     except S2EError as error:
         context.answering.stop(writer)
         return None, str(error)
+
+
+def asked_of(values: Any, basis: Any) -> dict[str, Any]:
+    """What answers depend on.
+
+    Raises:
+        StateError: if a field was emptied or holds no number.
+    """
+    state = dataclasses.asdict(page_state(values, basis))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in state.items() if name not in UNASKED}
+
+
+def outdated(values: Any, basis: Any, writer: Any) -> str:
+    """A word about answers that were given under other settings, or to another prompt, than the page shows."""
+    try:
+        same = not writer or not basis or asked_of(values, basis) == writer["asked"]
+    except S2EError:
+        same = False
+    return "" if same else "These answers were given before the last changes of prompt or settings. Press “Answer” for new ones."
 
 
 def place_of(ready: Ready, colour: str | None) -> tuple[Any, int] | None:
@@ -83,7 +106,19 @@ def register(app: Dash, context: Context) -> None:
         if not go or not basis:
             return no_update, no_update
         name, problem = begun(context, values, basis, writer and writer["name"])
-        return name and {"name": name, "basis": basis}, problem
+        return name and {"name": name, "basis": basis, "asked": asked_of(values, basis)}, problem
+
+    @app.callback(
+        Output("outdated", "children"),
+        inputs={
+            "writer": Input("writer", "data"),
+            "basis": Input("basis", "data"),
+            "values": controls(("prompt", "strength", "tokens", *EDIT)),
+        },
+        prevent_initial_call=True,
+    )
+    def compare(writer: Any, basis: Any, values: Any) -> str:
+        return outdated(values, basis, writer)
 
     @app.callback(
         Output("nothing", "data", allow_duplicate=True),

@@ -1,11 +1,8 @@
 """Kinds of figures that run the model: what it does with a text, and which tokens directions and edits promote."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from s2e_lens.editor import edited
 from s2e_lens.errors import PlanError
@@ -35,9 +32,8 @@ from s2e_lens.visualizers import (
     logit_lens_info,
     next_tokens_info,
     projection_info,
-    text_activations_info,
+    token_values_info,
     view_attention,
-    view_text_activations,
     view_token_values,
 )
 
@@ -91,23 +87,22 @@ def following(inputs: Inputs, asked: Asked) -> Drawn:
 
 
 def along(inputs: Inputs, asked: Asked) -> Drawn:
-    """A text coloured by y·v̂ of each site, at some layers."""
+    """A text coloured by y·v̂ of each site, a view for each layer: the last one, or those asked for."""
     model = model_of(asked)
     ids = _text(asked)
     tokens = token_strings(model, ids)
-    layers = asked.layers or range(model.shapes.n_layers)
+    layers = asked.layers or (model.shapes.n_layers - 1,)
     found: Drawn = {}
     for name, directions in need(inputs.directions, "directions").items():
         values = projections(model, ids, directions)
-        for site in SITES:
-            found[f"projections_{name}_{site}"] = view_token_values(
-                projection_info(tokens, values, site=site, layers=list(layers))
-            )
+        for site, layer in itertools.product(SITES, layers):
+            info = projection_info(tokens, values, site=site, layers=[layer])
+            found[f"projections_{name}_{site}_L{layer}"] = view_token_values(info)
     return found
 
 
 def fires(inputs: Inputs, asked: Asked) -> Drawn:
-    """A text coloured by how hard an edit pushes: all of it, and by component."""
+    """A text coloured by how hard an edit pushes: all of it, and each of the components that push hardest."""
     model = model_of(asked)
     ids = _text(asked)
     tokens = token_strings(model, ids)
@@ -119,35 +114,41 @@ def fires(inputs: Inputs, asked: Asked) -> Drawn:
             values = firings(model, ids, one)
             called = f"{name}_term{i}" if terms > 1 else name
             found[f"firings_{called}"] = view_token_values(firing_total_info(tokens, values))
-            found[f"firings_{called}_components"] = view_token_values(firing_info(tokens, values, top=min(asked.top, 8)))
+            each = firing_info(tokens, values, top=min(asked.top, FEW))
+            for row, label in enumerate(each.labels):
+                alone = dataclasses.replace(each, values=each.values[row : row + 1], labels=(label,), name=f"{label}: λ k·x")
+                found[f"firings_{called}_{label}"] = view_token_values(alone)
     return found
 
 
 def attention(inputs: Inputs, asked: Asked) -> Drawn:
-    """Attention patterns of heads: those asked for, or those of largest score."""
+    """The attention pattern of each head: those asked for, or those of largest score."""
     model = model_of(asked)
     ids = _text(asked)
     labels = _components(inputs, asked, "attn")
     where = [model.shapes.locate(label) for label in labels]
     if any(site != "attn" for site, _, _ in where):
         raise PlanError(f"attention patterns are those of heads (L5H3); got {', '.join(labels)}.")
-    layers = sorted({layer for _, layer, _ in where})
-    patterns = model.attention(ids, layers)
-    chosen = [patterns[layers.index(layer), head] for _, layer, head in where]
-    return {"attention": view_attention(attention_info(token_strings(model, ids), _stack(chosen), labels=labels))}
+    tokens = token_strings(model, ids)
+    patterns = {layer: model.attention(ids, [layer])[0] for _, layer, _ in where}
+    return {
+        f"attention_{label}": view_attention(attention_info(tokens, patterns[layer][head : head + 1], labels=[label]))
+        for label, (_, layer, head) in zip(labels, where, strict=True)
+    }
 
 
 def active(inputs: Inputs, asked: Asked) -> Drawn:
-    """A text with activations of neurons and heads: those asked for, or the neurons of largest score."""
+    """A text coloured by the activations of neurons and heads: those asked for, or the neurons of largest score."""
     model = model_of(asked)
     ids = _text(asked)
     labels = _components(inputs, asked, "mlp")
-    values = activations(model, ids, labels)
-    return {"activations": view_text_activations(text_activations_info([token_strings(model, ids)], [values], labels=labels))}
-
-
-def _stack(patterns: Sequence[Tensor]) -> Float[Tensor, "head query key"]:
-    return torch.stack(list(patterns))
+    values, tokens = activations(model, ids, labels), token_strings(model, ids)
+    return {
+        f"activations_{label}": view_token_values(
+            token_values_info(tokens, each, name=f"{label}: {'post' if 'N' in label else '‖z W_O‖'}", positive="active")
+        )
+        for label, each in zip(labels, values, strict=True)
+    }
 
 
 def _components(inputs: Inputs, asked: Asked, site: Site) -> list[str]:

@@ -244,6 +244,11 @@ def test_the_text_of_a_view_is_the_prompt_with_the_models_own_answer(model: Lens
     np.testing.assert_allclose(shown, want.numpy(), rtol=1e-3, atol=1e-3)
 
 
+def test_a_sweep_is_not_passed_over_where_edits_are_drawn(folder: Path, sweep: Path) -> None:
+    with pytest.raises(PlanError, match="the sweeps mine hold no edit file"):
+        plot("distribution", read_inputs([folder, sweep]))
+
+
 def test_a_text_is_asked_for_where_one_is_needed(model: LensModel, folder: Path) -> None:
     with pytest.raises(PlanError, match="give --prompt"):
         plot("attention", read_inputs([folder]), Asked(model=model))

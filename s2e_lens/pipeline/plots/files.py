@@ -110,6 +110,10 @@ def bins(inputs: Inputs, asked: Asked) -> Drawn:
 def distribution(inputs: Inputs, asked: Asked) -> Drawn:
     """λ of heads and of neurons, edits side by side."""
     edits = need(inputs.edits, "edits")
+    if inputs.sweeps:
+        raise PlanError(
+            f"the sweeps {', '.join(inputs.sweeps)} hold no edit file: give files of `s2e-lens edit`, or reports of run."
+        )
     found: Drawn = {}
     for site, what in zip(SITES, ("heads", "neurons"), strict=True):
         there = {name: edit for name, edit in edits.items() if edit.count(site)}
